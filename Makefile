@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# "make help" lists what there is.
+
+PREFIX     ?= /usr
+SYSCONFDIR ?= /etc
+# VDSM looks for hooks here and nowhere else.
+HOOKSDIR   ?= /usr/libexec/vdsm/hooks
+DESTDIR    ?=
+# The interpreter of the host: hooks and agent run on it.
+PYTHON     ?= /usr/bin/python3
+# Where that interpreter finds packages below PREFIX.
+PURELIB    ?= $(shell $(PYTHON) packaging/purelib.py $(PREFIX))
+
+# Interpreters that the unit tests run on besides the machine's own.
+PYTHON39   ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) $(shell command -v python3.9))
+PYTHON312  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) $(shell command -v python3.12))
+
+EVENTS := before_device_create before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
+          after_device_create after_device_destroy after_nic_hotunplug before_update_device
+
+VENVS  := build/venv
+SYSTEM := $(VENVS)/system/bin/python
+EL9    := $(VENVS)/el9/bin/python
+LATEST := $(VENVS)/latest/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help deps demo check check-unit check-lab lint install bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: build/deps.stamp ## install what the tests and the demo need (apt and pip; as root)
+
+demo: deps ## plug a VM's vNIC on a real lab of two hypervisors, and ping it from the other
+	$(SYSTEM) -m tests.lab.demo
+
+check: deps lint ## everything: lint, unit tests on three interpreters, the lab
+	$(MAKE) check-unit-others
+	$(SYSTEM) -m pytest -p no:cacheprovider tests/unit tests/lab
+
+check-unit: deps ## the fast tests, on this machine's python3, on EL9's libraries and on today's
+	$(SYSTEM) -m pytest -p no:cacheprovider -q tests/unit
+	$(MAKE) check-unit-others
+
+.PHONY: check-unit-others
+check-unit-others: build/deps.stamp
+	$(EL9) -m pytest -p no:cacheprovider -q tests/unit
+	$(LATEST) -m pytest -p no:cacheprovider -q tests/unit
+
+check-lab: deps ## the tests on real Open vSwitch, OVN, libvirt, QEMU and Neutron
+	$(SYSTEM) -m pytest -p no:cacheprovider tests/lab
+
+lint: build/deps.stamp ## ruff and mypy --strict
+	$(SYSTEM) -m ruff check .
+	$(SYSTEM) -m ruff format --check .
+	$(SYSTEM) -m mypy
+
+bench: deps ## measure; prints a table and writes build/bench.json (ONLY=name for one of them)
+	$(SYSTEM) -m tests.bench $(ONLY)
+
+install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
+	$(PYTHON) setup.py -q build --build-base build/py install \
+	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --install-lib "$(PURELIB)" \
+	    --single-version-externally-managed --record build/py/installed
+	install -d "$(DESTDIR)$(PREFIX)/sbin" "$(DESTDIR)$(PREFIX)/bin"
+	install -m 0755 packaging/bin/vif-agent "$(DESTDIR)$(PREFIX)/sbin/vif-agent"
+	install -m 0755 packaging/bin/vifctl "$(DESTDIR)$(PREFIX)/bin/vifctl"
+	for event in $(EVENTS); do \
+	    install -D -m 0555 hooks.d/50_vif_driver \
+	        "$(DESTDIR)$(HOOKSDIR)/$$event/50_vif_driver" || exit 1; \
+	done
+	test -e "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf" || \
+	    install -D -m 0644 packaging/vif-driver.conf \
+	        "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf"
+	install -D -m 0644 packaging/modules-load.conf \
+	    "$(DESTDIR)$(PREFIX)/lib/modules-load.d/vif-driver.conf"
+
+clean: ## remove what was built and installed below build/
+	rm -rf build
+
+build/deps.stamp: Makefile tests/packages.txt tests/requirements-dev.txt tests/constraints-el9.txt
+	packaging/deps.sh "$(PYTHON)" "$(PYTHON39)" "$(PYTHON312)" $(VENVS)
+	touch $@

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The ways to connect a vNIC, one file each, and which of them a vNIC gets."""
+
+from __future__ import annotations
+
+from vif_driver.attachments.base import Attachment
+from vif_driver.attachments.linux_bridge import DummyBridgeAttachment, LinuxBridgeAttachment
+from vif_driver.attachments.ovn import OvnAttachment
+from vif_driver.attachments.ovs import OvsAttachment
+from vif_driver.attachments.ovs_hybrid import OvsHybridAttachment
+from vif_driver.config import Config, FirewallDriver, LinuxBridgePlug
+from vif_driver.host import Host, neutron_agent
+from vif_driver.vnic import Plugin, Vnic
+
+# Aliases and class paths that Neutron knows for drivers that filter inside Open vSwitch, or not
+# at all.  Whatever else is configured is taken for one that needs the Linux bridge: plugged so,
+# a port of these is filtered too, while the reverse would be open.
+_FILTERS_IN_OPENVSWITCH = ("openvswitch", "noop", "OVSFirewallDriver", "NoopFirewallDriver")
+
+_CANDIDATES: dict[Plugin, tuple[type[Attachment], ...]] = {
+    Plugin.OVIRT_PROVIDER_OVN: (OvnAttachment,),
+    Plugin.OPENSTACK_OVN: (OvnAttachment,),
+    Plugin.OPEN_VSWITCH: (OvsAttachment, OvsHybridAttachment),
+    Plugin.LINUX_BRIDGE: (LinuxBridgeAttachment, DummyBridgeAttachment),
+}
+
+
+def choose(vnic: Vnic, config: Config, host: Host) -> Attachment:
+    """Give the attachment for a vNIC that is plugged now."""
+    if vnic.plugin is Plugin.OPEN_VSWITCH:
+        hybrid = vnic.security_groups in config.hybrid_security_groups and _needs_linux_bridge(
+            config.firewall_driver
+        )
+        return (OvsHybridAttachment if hybrid else OvsAttachment)(config, host)
+    if vnic.plugin is Plugin.LINUX_BRIDGE:
+        if config.linux_bridge_plug is LinuxBridgePlug.DUMMY_BRIDGE:
+            return DummyBridgeAttachment(config, host)
+        return LinuxBridgeAttachment(config, host)
+    return OvnAttachment(config, host)
+
+
+def candidates(vnic: Vnic, config: Config, host: Host) -> list[Attachment]:
+    """Give every attachment that the vNIC may have been plugged with.
+
+    The configuration may have changed since; what goes is decided by what is there.
+    """
+    return [attachment(config, host) for attachment in _CANDIDATES[vnic.plugin]]
+
+
+def _needs_linux_bridge(driver: FirewallDriver) -> bool:
+    if driver is not FirewallDriver.AUTO:
+        return driver is FirewallDriver.IPTABLES_HYBRID
+    configured = neutron_agent.firewall_driver()
+    return configured is None or configured.rsplit(".", maxsplit=1)[-1] not in (
+        _FILTERS_IN_OPENVSWITCH
+    )
+
+
+__all__ = ["Attachment", "candidates", "choose"]

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every way to connect a vNIC has in common."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import Callable
+
+from vif_driver.config import Config
+from vif_driver.errors import HostError, NameTaken, Unavailable, VifError
+from vif_driver.host import Host, kernel, ovsdb_socket
+from vif_driver.interface_xml import Connection
+from vif_driver.vnic import Vnic
+
+log = logging.getLogger(__name__)
+
+
+class Attachment(abc.ABC):
+    """One way to connect a vNIC.
+
+    The steps, in the order of a vNIC's life: :meth:`connection` goes into the XML,
+    :meth:`prepare` before libvirt acts, :meth:`finish` after it did, :meth:`release` once the
+    vNIC is gone.  Each may be repeated at any time, and finds its way from whatever an
+    interrupted earlier attempt left.
+
+    Args:
+        config: the configuration.
+        host: what this process may use.
+    """
+
+    #: The name of the attachment, as logs and documentation use it.
+    name: str
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self.config = config
+        self.host = host
+
+    @abc.abstractmethod
+    def connection(self, vnic: Vnic) -> Connection:
+        """Say where the XML is to connect the interface.  Touches nothing."""
+
+    @abc.abstractmethod
+    async def prepare(self, vnic: Vnic) -> None:
+        """Make what libvirt must find.
+
+        Raises:
+            VifError: the vNIC cannot be connected; the host is as it was.
+        """
+
+    @abc.abstractmethod
+    async def finish(self, vnic: Vnic) -> None:
+        """Do what can only be done once libvirt has made the tap, and check its work.
+
+        Raises:
+            VifError: the vNIC is not connected as it should be.
+        """
+
+    @abc.abstractmethod
+    async def release(self, vnic: Vnic) -> None:
+        """Remove everything on this host that was made for the vNIC and carries our mark.
+
+        Raises:
+            VifError: something could not be removed.
+        """
+
+    async def require_integration_bridge(self) -> None:
+        """Make sure that there is something to plug into.
+
+        Raises:
+            HostError: there is no integration bridge, or Open vSwitch does not run.
+        """
+        name = self.config.integration_bridge
+        ovsdb = self.host.ovsdb
+        if ovsdb is not None:
+            await ovsdb.wait_connected()
+            present = ovsdb.has_bridge(name)
+        elif ovsdb_socket.is_down():
+            raise Unavailable(
+                "Open vSwitch does not run on this host", "start it: systemctl start openvswitch"
+            )
+        else:
+            present = kernel.has_device(name)
+        if not present:
+            raise HostError(
+                f"the integration bridge {name} does not exist",
+                "start ovn-controller or Neutron's Open vSwitch agent, which make it, or correct "
+                "integration_bridge in vif-driver.conf",
+            )
+
+
+class Undo:
+    """What to take back, last first, if the block that it guards fails.
+
+    ``async with Undo() as undo:`` runs the registered steps when the block raises, and forgets
+    them when it doesn't.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+
+    def on_failure(self, what: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Register a step.
+
+        Args:
+            what: the step, for the log.
+            step: makes the awaitable that takes it back.
+        """
+        self._steps.append((what, step))
+
+    async def __aenter__(self) -> Undo:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        for what, step in reversed(self._steps):
+            try:
+                await step()
+            except VifError as failure:
+                # The reason of the first failure is the one that the user must see.
+                log.error("could not take back (%s): %s", what, failure)
+
+
+def require_free(name: str, vnic: Vnic) -> None:
+    """Make sure that libvirt can make the guest's tap.
+
+    Raises:
+        NameTaken: there is a device of that name.
+    """
+    if kernel.has_device(name):
+        raise NameTaken(
+            f"a device {name} exists already: the vNIC is plugged on this host, or another vNIC "
+            f"or program took the name",
+            f"find out whose it is: virsh -r list; ovs-vsctl list interface {name}",
+        )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A device that Neutron's Linux bridge agent finds and puts on its network's bridge.
+
+The agent enslaves ``tap…`` only if that is on no bridge the first time it sees it; otherwise it
+reports the port ACTIVE and never connects it, even when the device is taken off later.  VDSM, on
+the other hand, knows no NIC without a ``<source bridge>``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vif_driver.attachments.base import Attachment, Undo, require_free
+from vif_driver.attachments.private_bridge import PrivateBridge
+from vif_driver.errors import HostError, Unavailable
+from vif_driver.host import kernel
+from vif_driver.interface_xml import Connection
+from vif_driver.vnic import Vnic
+
+if TYPE_CHECKING:
+    from vif_driver.host.links import Links
+
+#: VDSM's bridge without any port that leads anywhere.
+DUMMY_BRIDGE = ";vdsmdummy;"
+
+
+class LinuxBridgeAttachment(Attachment):
+    """The guest's tap on a private bridge; ``tap…`` is the far end of its veth pair.
+
+    That end is on no bridge from the moment it exists until the agent takes it.
+    """
+
+    name = "linux_bridge"
+
+    def connection(self, vnic: Vnic) -> Connection:
+        """Connect to the vNIC's own Linux bridge."""
+        return Connection(bridge=vnic.bridge, target=vnic.hidden_tap)
+
+    async def prepare(self, vnic: Vnic) -> None:
+        """Make the bridge and the veth pair."""
+        links = self._privileged()
+        require_free(vnic.hidden_tap, vnic)
+        async with Undo() as undo:
+            await _private_bridge(links, vnic).ensure(undo)
+
+    async def finish(self, vnic: Vnic) -> None:
+        """Check that the guest's tap is on the private bridge."""
+        await _private_bridge(self._privileged(), vnic).check_guest_tap()
+
+    async def release(self, vnic: Vnic) -> None:
+        """Remove the bridge and the veth pair."""
+        if self.host.links is None and not kernel.has_device(vnic.bridge):
+            return
+        bridge = _private_bridge(self._privileged(), vnic)
+        await bridge.require_unused()
+        await bridge.remove()
+
+    def _privileged(self) -> Links:
+        if self.host.links is None:
+            raise Unavailable(
+                "vif-agent does not answer, and only it can make or remove the vNIC's bridge",
+                "start it (systemctl start vif-agent), then repeat the operation",
+            )
+        return self.host.links
+
+
+class DummyBridgeAttachment(LinuxBridgeAttachment):
+    """The guest's tap on VDSM's dummy bridge, taken off once libvirt has made it.
+
+    The way of older hooks, a race with the agent that this side cannot win for certain; for
+    hosts that still have guests plugged so, or an agent patched to take the tap off itself.
+    """
+
+    name = "linux_bridge_dummy"
+
+    def connection(self, vnic: Vnic) -> Connection:
+        """Connect to the dummy bridge under the name that the agent looks for."""
+        return Connection(bridge=DUMMY_BRIDGE, target=vnic.tap)
+
+    async def prepare(self, vnic: Vnic) -> None:
+        """Check that libvirt will find the bridge, and the tap's name free."""
+        self._privileged()
+        if not kernel.has_device(DUMMY_BRIDGE):
+            raise HostError(
+                f"the bridge {DUMMY_BRIDGE} does not exist",
+                "restart vdsmd, which makes it",
+            )
+        require_free(vnic.tap, vnic)
+
+    async def finish(self, vnic: Vnic) -> None:
+        """Take the tap off the dummy bridge, unless the agent already has it elsewhere."""
+        links = self._privileged()
+        tap = await links.get(vnic.tap)
+        dummy = await links.get(DUMMY_BRIDGE)
+        if tap is None:
+            raise HostError(f"there is no tap {vnic.tap}", "see libvirtd's log")
+        if dummy is not None and tap.master == dummy.index:
+            await links.change(vnic.tap, master="")
+
+
+def _private_bridge(links: Links, vnic: Vnic) -> PrivateBridge:
+    return PrivateBridge(links, vnic, far_end=vnic.tap, guest_tap=vnic.hidden_tap)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tap as a port of the integration bridge, for Neutron's Open vSwitch agent."""
+
+from __future__ import annotations
+
+from vif_driver.attachments.base import Attachment, require_free
+from vif_driver.errors import HostError
+from vif_driver.interface_xml import Connection
+from vif_driver.vnic import Vnic
+
+
+class OvsAttachment(Attachment):
+    """libvirt plugs the tap; nothing is needed on the host.
+
+    Until Neutron's agent has wired the port to its network, a port without a VLAN would be a
+    trunk into every tenant's.  libvirt therefore makes it with the dead VLAN, in the transaction
+    that adds the port.
+    """
+
+    name = "ovs"
+    _dead_vlan = True
+
+    def connection(self, vnic: Vnic) -> Connection:
+        """Connect to the integration bridge under the port's id."""
+        return Connection(
+            bridge=self.config.integration_bridge,
+            target=vnic.tap,
+            interface_id=vnic.id,
+            dead_vlan=self._dead_vlan,
+        )
+
+    async def prepare(self, vnic: Vnic) -> None:
+        """Check that libvirt will find the bridge, and the tap's name free."""
+        await self.require_integration_bridge()
+        require_free(vnic.tap, vnic)
+
+    async def finish(self, vnic: Vnic) -> None:
+        """Check that libvirt plugged the tap under the port's id."""
+        if self.host.ovsdb is None:
+            return
+        await self.host.ovsdb.wait_connected()
+        port = self.host.ovsdb.port(vnic.tap)
+        if port is None or port.external_ids.get("iface-id") != vnic.id:
+            raise HostError(
+                f"Open vSwitch has no port {vnic.tap} with iface-id {vnic.id}",
+                "see libvirtd's log; the vNIC has no network until it is plugged again",
+            )
+
+    async def release(self, vnic: Vnic) -> None:
+        """Nothing: libvirt removes the port that it made."""

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tap on a Linux bridge where iptables filters it, joined to the integration bridge.
+
+For Neutron's Open vSwitch agent with the firewall driver ``iptables_hybrid``: its rules match
+the tap as a port of a Linux bridge, by its name.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from vif_driver.attachments.base import Attachment, Undo, require_free
+from vif_driver.attachments.private_bridge import PrivateBridge
+from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
+from vif_driver.host import kernel
+from vif_driver.interface_xml import DEAD_VLAN, Connection
+from vif_driver.vnic import Vnic
+
+if TYPE_CHECKING:
+    from vif_driver.host.links import Links
+    from vif_driver.host.ovsdb import Ovsdb
+
+#: The key of ``external_ids`` by which a row is known to be ours.
+MARK_KEY = "vif-driver"
+
+# Seconds; ovs-vswitchd takes milliseconds, a loaded one with thousands of ports a second.
+_OFPORT_TIMEOUT = 5.0
+
+# Until Neutron's agent wires the port it carries nothing: only frames of the dead VLAN may pass,
+# which a guest does not send and the agent's flows drop.  A tag alone would still admit untagged
+# frames, into that VLAN (https://bugs.launchpad.net/neutron/+bug/1930414).
+_DEAD_PORT = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": [DEAD_VLAN]}
+
+
+class OvsHybridAttachment(Attachment):
+    """Linux bridge ``qbr…``, veth pair ``qvb…``, ``qvo…``, ``qvo…`` on the integration bridge."""
+
+    name = "ovs_hybrid"
+
+    def connection(self, vnic: Vnic) -> Connection:
+        """Connect to the vNIC's own Linux bridge."""
+        return Connection(bridge=vnic.bridge, target=vnic.tap)
+
+    async def prepare(self, vnic: Vnic) -> None:
+        """Make the bridge, the veth pair and the Open vSwitch port."""
+        links, ovsdb = self._privileged()
+        if not kernel.has_bridge_netfilter():
+            raise HostError(
+                "the kernel does not pass bridged frames through iptables, so security groups "
+                "would be silently off",
+                "load the module: modprobe br_netfilter",
+            )
+        external_ids = _external_ids(vnic)
+        await self.require_integration_bridge()
+        require_free(vnic.tap, vnic)
+        bridge = _private_bridge(links, vnic)
+        plugged = await self._discard_outdated_port(ovsdb, bridge, external_ids)
+        async with Undo() as undo:
+            await bridge.ensure(undo)
+            if not plugged:
+                await self._add_port(ovsdb, vnic, external_ids, undo)
+            await ovsdb.wait_ofport(vnic.switch_end, _OFPORT_TIMEOUT)
+
+    async def finish(self, vnic: Vnic) -> None:
+        """Check that the tap is where its security groups are applied."""
+        links, _ = self._privileged()
+        await _private_bridge(links, vnic).check_guest_tap()
+
+    async def release(self, vnic: Vnic) -> None:
+        """Remove the Open vSwitch port, the veth pair and the bridge."""
+        if self.host.links is None:
+            if kernel.has_device(vnic.switch_end):
+                raise _needs_agent("the bridge and port of the vNIC stay behind")
+            return
+        links, ovsdb = self._privileged()
+        bridge = _private_bridge(links, vnic)
+        await bridge.require_unused()
+        try:
+            await ovsdb.wait_connected()
+            await ovsdb.delete_port(vnic.switch_end, {MARK_KEY: self.name, "iface-id": vnic.id})
+        finally:
+            # Without the database, the devices at least; the row goes with the next cleaning.
+            await bridge.remove()
+
+    async def _discard_outdated_port(
+        self, ovsdb: Ovsdb, bridge: PrivateBridge, external_ids: dict[str, str]
+    ) -> bool:
+        """Delete a row of ours that is not of this plug.
+
+        A row whose device is gone has the VLAN of an earlier time, into which the new device
+        would be plugged at once.  A row with other ``external_ids`` can't be corrected:
+        Neutron's agent looks at them only when a port appears.
+
+        Returns:
+            Whether a row is there that is right as it is.
+        """
+        name = bridge.far_end
+        has_device = await bridge.has_far_end()
+        port = ovsdb.port(name)
+        if port is None:
+            return False
+        if port.external_ids.get(MARK_KEY) != self.name or port.external_ids.get(
+            "iface-id"
+        ) != external_ids.get("iface-id"):
+            raise NameTaken(
+                f"Open vSwitch has a port {name} that was not made for this vNIC",
+                f"remove it if nothing uses it: ovs-vsctl del-port {name}",
+            )
+        if (
+            has_device
+            and port.bridge == self.config.integration_bridge
+            and all(port.external_ids.get(key) == value for key, value in external_ids.items())
+        ):
+            return True
+        # A transaction of its own: with the old and the new row in one, Open vSwitch may see
+        # nothing change.
+        await ovsdb.delete_port(name, {MARK_KEY: self.name, "iface-id": external_ids["iface-id"]})
+        return False
+
+    async def _add_port(
+        self, ovsdb: Ovsdb, vnic: Vnic, external_ids: dict[str, str], undo: Undo
+    ) -> None:
+        name = vnic.switch_end
+        undo.on_failure(
+            f"port {name}",
+            functools.partial(ovsdb.delete_port, name, {MARK_KEY: self.name, "iface-id": vnic.id}),
+        )
+        await ovsdb.add_port(
+            self.config.integration_bridge,
+            name,
+            port={
+                **_DEAD_PORT,
+                "external_ids": {MARK_KEY: self.name},
+                # ovs-ctl deletes such ports before ovs-vswitchd starts after a reboot.
+                "other_config": {"transient": "true"},
+            },
+            interface={"external_ids": external_ids},
+        )
+
+    def _privileged(self) -> tuple[Links, Ovsdb]:
+        if self.host.links is None or self.host.ovsdb is None:
+            raise _needs_agent("a vNIC with security groups needs a bridge that only it can make")
+        return self.host.links, self.host.ovsdb
+
+
+def _private_bridge(links: Links, vnic: Vnic) -> PrivateBridge:
+    return PrivateBridge(links, vnic, far_end=vnic.switch_end, guest_tap=vnic.tap, netfilter=True)
+
+
+def _external_ids(vnic: Vnic) -> dict[str, str]:
+    if vnic.vm_id is None:
+        raise BadRequest("VDSM did not say which VM the vNIC belongs to", "start it through VDSM")
+    return {
+        "iface-id": vnic.id,
+        "iface-status": "active",
+        "attached-mac": vnic.mac,
+        "vm-id": vnic.vm_id,
+        MARK_KEY: OvsHybridAttachment.name,
+    }
+
+
+def _needs_agent(why: str) -> Unavailable:
+    return Unavailable(
+        f"vif-agent does not answer: {why}",
+        "start it (systemctl start vif-agent), then repeat the operation",
+    )

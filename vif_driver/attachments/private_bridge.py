@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Linux bridge for one vNIC, joined by a veth pair to where the provider's agent looks.
+
+Its devices carry our mark twice: the device group, set in the request that makes the device, so
+that there is no moment in which it isn't known to be ours; and ``ifalias``, which names the vNIC
+(two ids may share the characters that the device names are made of).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+from vif_driver.attachments.base import Undo
+from vif_driver.errors import HostError, NameTaken
+from vif_driver.host import kernel
+from vif_driver.vnic import Vnic
+
+if TYPE_CHECKING:
+    from vif_driver.host.links import Link, Links
+
+#: The group of every device that we make: "vif" in ASCII.
+GROUP = 0x766966
+
+# What keeps the bridge transparent: it forwards at once (no listening and learning phase), speaks
+# no spanning tree, learns nothing (with two ports there is nothing to learn, and a learned address
+# would lose frames when a guest migrates), and does not hold multicast back.
+_TRANSPARENT = {
+    "br_forward_delay": 0,
+    "br_stp_state": 0,
+    "br_ageing_time": 0,
+    "br_mcast_snooping": 0,
+}
+
+# Pass this bridge's frames through iptables whatever the sysctls of the host say.
+_NETFILTER = {
+    "br_nf_call_iptables": 1,
+    "br_nf_call_ip6tables": 1,
+    "br_nf_call_arptables": 1,
+}
+
+# The host must not answer, or speak, in a guest's name or network.
+_SILENT = {
+    "ipv6/conf/{}/disable_ipv6": 1,
+    "ipv4/conf/{}/arp_ignore": 1,
+    "ipv4/conf/{}/arp_announce": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivateBridge:
+    """The bridge ``qbr…`` of a vNIC with a veth pair ``qvb…``, ``far_end``.
+
+    Attributes:
+        links: the host's devices.
+        vnic: whose bridge it is.
+        far_end: the name of the veth end that is not on the bridge.
+        guest_tap: the name of the tap that libvirt puts on the bridge.
+        netfilter: pass the bridge's frames through iptables.
+    """
+
+    links: Links
+    vnic: Vnic
+    far_end: str
+    guest_tap: str
+    netfilter: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The ``ifalias`` of the devices."""
+        return f"vif-driver {self.vnic.id}"
+
+    async def has_far_end(self) -> bool:
+        """Tell whether the veth end is there.
+
+        Raises:
+            NameTaken: a device of that name is not ours.
+        """
+        return await self._own(self.far_end) is not None
+
+    async def ensure(self, undo: Undo) -> None:
+        """Make what is missing, and set everything as it has to be.
+
+        Args:
+            undo: learns how to take back what is made here.
+
+        Raises:
+            NameTaken: a device of one of the names is not ours; nothing was changed.
+            HostError: the kernel refused.
+        """
+        bridge = await self._own(self.vnic.bridge)
+        near = await self._own(self.vnic.bridge_end)
+        far = await self._own(self.far_end)
+        if bridge is None:
+            await self._make_bridge(undo)
+        await self._configure_bridge()
+        if near is None or far is None:
+            # The ends of a pair live and die together; one alone is half of something else.
+            for name in (self.vnic.bridge_end, self.far_end):
+                await self.links.delete(name)
+            await self._make_veth(undo)
+        await self._configure_veth()
+
+    async def check_guest_tap(self) -> None:
+        """Make sure that libvirt put the guest's tap on the bridge.
+
+        Raises:
+            HostError: the tap or the bridge is not there, or the tap is elsewhere.
+        """
+        bridge = await self._own(self.vnic.bridge)
+        tap = await self.links.get(self.guest_tap)
+        if bridge is None or tap is None or tap.master != bridge.index:
+            raise HostError(
+                f"the tap {self.guest_tap} is not on the bridge {self.vnic.bridge}",
+                "see libvirtd's log; the vNIC has no network until it is plugged again",
+            )
+
+    async def require_unused(self) -> None:
+        """Make sure that no guest uses the bridge any more.
+
+        Raises:
+            HostError: one does.
+        """
+        bridge = await self._ours_or_none(self.vnic.bridge)
+        tap = await self.links.get(self.guest_tap)
+        if bridge is not None and tap is not None and tap.master == bridge.index:
+            raise HostError(
+                f"the tap {self.guest_tap} is still on the bridge {self.vnic.bridge}: nothing "
+                "was removed",
+                "stop the VM that uses it: virsh -r list",
+            )
+
+    async def remove(self) -> None:
+        """Delete the devices that carry our mark, and only those."""
+        for name in (self.vnic.bridge_end, self.far_end, self.vnic.bridge):
+            if await self._ours_or_none(name) is not None:
+                await self.links.delete(name)
+
+    async def _make_bridge(self, undo: Undo) -> None:
+        name = self.vnic.bridge
+        await self.links.add_bridge(name, GROUP)
+        undo.on_failure(f"bridge {name}", functools.partial(self.links.delete, name))
+
+    async def _configure_bridge(self) -> None:
+        name = self.vnic.bridge
+        attributes: dict[str, int] = dict(_TRANSPARENT)
+        if self.netfilter:
+            attributes.update(_NETFILTER)
+        await self.links.configure_bridge(name, attributes)
+        _silence(name)
+        await self.links.change(name, alias=self.mark, mtu=self.vnic.mtu, up=True)
+
+    async def _make_veth(self, undo: Undo) -> None:
+        name = self.vnic.bridge_end
+        await self.links.add_veth(name, self.far_end, GROUP)
+        undo.on_failure(f"veth pair {name}", functools.partial(self.links.delete, name))
+
+    async def _configure_veth(self) -> None:
+        near = self.vnic.bridge_end
+        for name in (near, self.far_end):
+            _silence(name)
+        await self.links.change(
+            near, alias=self.mark, mtu=self.vnic.mtu, up=True, master=self.vnic.bridge
+        )
+        # Last, since it is the end that the provider's agent waits for.
+        await self.links.change(self.far_end, alias=self.mark, mtu=self.vnic.mtu, up=True)
+
+    async def _own(self, name: str) -> Link | None:
+        """Look a device up that has to be ours if it exists."""
+        link = await self.links.get(name)
+        if link is None or self._is_ours(link):
+            return link
+        owner = f"({link.alias}) " if link.alias else ""
+        raise NameTaken(
+            f"a device {name} {owner}exists already and was not made for this vNIC",
+            f"find out whose it is (ip -d link show {name}) and remove it",
+        )
+
+    async def _ours_or_none(self, name: str) -> Link | None:
+        link = await self.links.get(name)
+        return link if link is not None and self._is_ours(link) else None
+
+    def _is_ours(self, link: Link) -> bool:
+        # An agent killed between making a device and naming its vNIC left it without an alias.
+        return link.group == GROUP and link.alias in (None, "", self.mark)
+
+
+def _silence(name: str) -> None:
+    for parameter, value in _SILENT.items():
+        kernel.write_sysctl(parameter.format(name), value)

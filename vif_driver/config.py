@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration: typed, documented, and complete without any file.
+
+``/etc/vif-driver/vif-driver.conf`` is an INI file.  A key that is not known, or a value that
+has no meaning, is an error: a misspelt security setting must not pass for a set one.
+"""
+
+from __future__ import annotations
+
+import configparser
+import dataclasses
+import enum
+import re
+from pathlib import Path
+from typing import Callable
+
+from vif_driver.errors import ConfigError
+from vif_driver.vnic import SecurityGroups
+
+PATH = Path("/etc/vif-driver/vif-driver.conf")
+
+# The kernel's rule for a device name (dev_valid_name in net/core/dev.c), less what a reader
+# would stumble over.
+_DEVICE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,14}")
+
+
+class FirewallDriver(enum.Enum):
+    """What filters the ports of Neutron's Open vSwitch agent on this host.
+
+    ``AUTO`` stands for what that agent's own configuration says.
+    """
+
+    AUTO = "auto"
+    IPTABLES_HYBRID = "iptables_hybrid"
+    OPENVSWITCH = "openvswitch"
+
+
+class LinuxBridgePlug(enum.Enum):
+    """How a vNIC is presented to Neutron's Linux bridge agent."""
+
+    PRIVATE_BRIDGE = "private_bridge"
+    DUMMY_BRIDGE = "dummy_bridge"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that can be set.  docs/configuration.md explains each key to administrators.
+
+    Attributes:
+        integration_bridge: ``[host] integration_bridge``, the Open vSwitch bridge that OVN or
+            Neutron's agent owns.
+        firewall_driver: ``[neutron] firewall_driver``.
+        hybrid_security_groups: ``[neutron] hybrid_security_groups``, which states of a vNIC's
+            security groups make it a hybrid one where the firewall driver needs a Linux bridge.
+        linux_bridge_plug: ``[neutron] linux_bridge_plug``.
+    """
+
+    integration_bridge: str = "br-int"
+    firewall_driver: FirewallDriver = FirewallDriver.AUTO
+    hybrid_security_groups: frozenset[SecurityGroups] = frozenset(
+        (SecurityGroups.DEFAULT, SecurityGroups.LISTED)
+    )
+    linux_bridge_plug: LinuxBridgePlug = LinuxBridgePlug.PRIVATE_BRIDGE
+
+
+def load(path: Path = PATH) -> Config:
+    """Read the configuration.
+
+    Args:
+        path: the file; the defaults hold where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read or understood.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        with path.open(encoding="utf-8") as file:
+            parser.read_file(file)
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise ConfigError(f"{path} cannot be read ({error})", "correct the file") from error
+    values: dict[str, object] = {}
+    for section in parser.sections():
+        for key, text in parser.items(section):
+            setting = _SETTINGS.get((section, key))
+            if setting is None:
+                raise ConfigError(
+                    f"{path}: [{section}] {key} is not a setting",
+                    "known are " + ", ".join(f"[{known}] {name}" for known, name in _SETTINGS),
+                )
+            try:
+                values[key] = setting(text.strip())
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path}: [{section}] {key} = {text!r} has no meaning", str(error)
+                ) from error
+    return dataclasses.replace(Config(), **values)  # type: ignore[arg-type]
+
+
+def _device_name(text: str) -> str:
+    if not _DEVICE_NAME.fullmatch(text):
+        raise ValueError("give the name of a network device, at most 15 characters")
+    return text
+
+
+def _firewall_driver(text: str) -> FirewallDriver:
+    return FirewallDriver(_one_of(text, [driver.value for driver in FirewallDriver]))
+
+
+def _linux_bridge_plug(text: str) -> LinuxBridgePlug:
+    return LinuxBridgePlug(_one_of(text, [plug.value for plug in LinuxBridgePlug]))
+
+
+def _security_group_states(text: str) -> frozenset[SecurityGroups]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    known = [state.value for state in SecurityGroups]
+    return frozenset(SecurityGroups(_one_of(word, known)) for word in words)
+
+
+def _one_of(text: str, known: list[str]) -> str:
+    if text not in known:
+        raise ValueError("give one of " + ", ".join(known))
+    return text
+
+
+# Section and key of the file, and how its text becomes the attribute of the same name.
+_SETTINGS: dict[tuple[str, str], Callable[[str], object]] = {
+    ("host", "integration_bridge"): _device_name,
+    ("neutron", "firewall_driver"): _firewall_driver,
+    ("neutron", "hybrid_security_groups"): _security_group_states,
+    ("neutron", "linux_bridge_plug"): _linux_bridge_plug,
+}
