@@ -66,7 +66,7 @@ class Interface:
         self._tree, self._declared = _parse(data)
         self._root = self._tree.getroot()
         if self._root.tag != "interface":
-            raise NotAnInterface(f"the device is a <{self._root.tag}>")
+            raise NotAnInterface(f"the device is a <{self._root.tag}>, not an <interface>")
 
     @property
     def mac(self) -> str | None:

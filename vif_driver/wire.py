@@ -145,13 +145,13 @@ def decode_reply(frame: bytes) -> Reply:
     Raises:
         BadRequest: it is cut off or no reply.
     """
-    header, _, body = frame.partition(b"\n")
-    words = header.split()
+    header, separator, body = frame.partition(b"\n")
     try:
-        version, status, message_length, data_length = words
+        version, status, message_length, data_length = header.split()
         split = int(message_length)
         data = None if data_length == b"-" else body[split:]
-        if version != b"vif1" or (data is not None and len(data) != int(data_length)):
+        whole = split + (0 if data is None else int(data_length))
+        if version != b"vif1" or not separator or len(body) != whole:
             raise ValueError(header)
         return Reply(int(status), body[:split].decode("utf-8"), data)
     except ValueError as error:

@@ -34,6 +34,9 @@ VDSM_USER = "vdsm"
 #: who comes beyond waits in the kernel's queue.
 MAX_CONNECTIONS = 128
 
+#: Callers that wait in the kernel's queue; beyond it a blocking connect waits as well.
+BACKLOG = 1024
+
 #: Seconds for a request to arrive whole, and for it to be answered.
 RECEIVE_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 30.0
@@ -150,7 +153,7 @@ def listen(path: Path, callers: Callers) -> socket.socket:
         # else from knocking, it doesn't say who may come in.
         os.chown(path, -1, callers.group)
         path.chmod(0o660)
-        listener.listen(MAX_CONNECTIONS)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise VifError(

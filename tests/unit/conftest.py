@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the unit tests are given."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from vif_driver.host import kernel, ovsdb_socket
+
+VNIC_ID = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
+VM_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
+MAC = "56:6f:1a:2b:00:01"
+
+# The whole folder is to take seconds.
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.load_profile("quick")
+
+_CLONE_NEWNET = 0x40000000
+
+#: What VDSM gives a hook for a vNIC that is not connected to one of its own networks.
+VDSM_INTERFACE = f"""\
+<?xml version='1.0' encoding='utf-8'?>
+<interface type="bridge">
+    <address bus="0x02" domain="0x0000" function="0x0" slot="0x00" type="pci" />
+    <mac address="{MAC}" />
+    <model type="virtio" />
+    <source bridge=";vdsmdummy;" />
+    <filterref filter="vdsm-no-mac-spoofing" />
+    <link state="up" />
+    <boot order="2" />
+    <mtu size="1442" />
+    <alias name="ua-0b6a3c1d-7e1c-4a5b-8a55-4a7c6f0d9e11" />
+</interface>
+""".encode()
+
+
+@pytest.fixture
+def ovn_properties() -> dict[str, str]:
+    """The properties of a vNIC of oVirt's own OVN provider."""
+    return {
+        "provider_type": "EXTERNAL_NETWORK",
+        "plugin_type": "OVIRT_PROVIDER_OVN",
+        "vnic_id": VNIC_ID,
+        "vmId": VM_ID,
+    }
+
+
+@pytest.fixture
+def ovs_properties(ovn_properties: dict[str, str]) -> dict[str, str]:
+    """The properties of a vNIC of Neutron with Open vSwitch."""
+    return {
+        **ovn_properties,
+        "provider_type": "OPENSTACK_NETWORK",
+        "plugin_type": "OPEN_VSWITCH",
+    }
+
+
+@pytest.fixture
+def linux_bridge_properties(ovs_properties: dict[str, str]) -> dict[str, str]:
+    """The properties of a vNIC of Neutron with Linux bridge."""
+    return {**ovs_properties, "plugin_type": "LINUX_BRIDGE"}
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The network devices of the host, to be changed by the test; a bridge br-int to begin with."""
+    present = {"br-int", ";vdsmdummy;"}
+    monkeypatch.setattr(kernel, "has_device", present.__contains__)
+    monkeypatch.setattr(ovsdb_socket, "is_down", lambda: False)
+    return present
+
+
+RunInNamespace = Callable[[Callable[[], Awaitable[Any]]], Any]
+
+
+@pytest.fixture
+def in_network_namespace() -> RunInNamespace:
+    """Run a coroutine in a network namespace of its own, which ends with it."""
+    if os.geteuid() != 0:
+        pytest.fail("network namespaces need root: run the tests as root")
+
+    def run(body: Callable[[], Awaitable[Any]]) -> Any:
+        outcome: dict[str, Any] = {}
+
+        def thread() -> None:
+            # A namespace belongs to a thread, and the threads that it starts inherit it.
+            libc = ctypes.CDLL(None, use_errno=True)
+            try:
+                if libc.unshare(_CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "unshare")
+
+                async def main() -> Any:
+                    return await body()
+
+                outcome["result"] = asyncio.run(main())
+            except BaseException as error:
+                outcome["error"] = error
+
+        runner = threading.Thread(target=thread)
+        runner.start()
+        runner.join()
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["result"]
+
+    return run
+
+
+class OvsdbServer:
+    """A real ovsdb-server with Open vSwitch's schema and nothing in it but the root row."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "db.sock"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        database = folder / "conf.db"
+        schema = "/usr/share/openvswitch/vswitch.ovsschema"
+        subprocess.run(["ovsdb-tool", "create", database, schema], check=True)
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [
+                "ovsdb-server",
+                self._folder / "conf.db",
+                f"--remote=punix:{self.socket}",
+                f"--unixctl={self._folder / 'ctl'}",
+                f"--log-file={self._folder / 'log'}",
+                "-vconsole:off",
+                "--no-chdir",
+            ]
+        )
+        while not self.socket.exists():
+            if self._process.poll() is not None:
+                pytest.fail("ovsdb-server did not start")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self.socket.unlink(missing_ok=True)
+
+    def vsctl(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["ovs-vsctl", f"--db=unix:{self.socket}", "--no-wait", *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def ovsdb_server(tmp_path: Path) -> Iterator[OvsdbServer]:
+    """A real ovsdb-server with a bridge br-int."""
+    server = OvsdbServer(tmp_path)
+    server.start()
+    server.vsctl("init", "--", "add-br", "br-int")
+    yield server
+    server.stop()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vif_driver import config
+from vif_driver.config import Config, FirewallDriver, LinuxBridgePlug
+from vif_driver.errors import ConfigError
+from vif_driver.vnic import SecurityGroups
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A configuration file that doesn't exist yet."""
+    return tmp_path / "vif-driver.conf"
+
+
+def test_without_a_file_the_defaults_hold(file: Path) -> None:
+    assert config.load(file) == Config()
+
+
+def test_the_file_that_is_installed_says_nothing_but_the_defaults() -> None:
+    installed = Path(__file__).parents[2] / "packaging/vif-driver.conf"
+
+    assert config.load(installed) == Config()
+
+
+def test_every_default_that_the_installed_file_shows_is_the_default(file: Path) -> None:
+    installed = Path(__file__).parents[2] / "packaging/vif-driver.conf"
+    lines = installed.read_text().splitlines()
+    shown = [line[1:] if line.startswith("#") and " = " in line else line for line in lines]
+
+    file.write_text("\n".join(line for line in shown if " = " in line or line.startswith("[")))
+
+    assert config.load(file) == Config()
+
+
+def test_what_is_set_replaces_the_default(file: Path) -> None:
+    file.write_text(
+        "[host]\nintegration_bridge = br-ovn\n"
+        "[neutron]\nfirewall_driver = openvswitch\nhybrid_security_groups = listed\n"
+        "linux_bridge_plug = dummy_bridge\n"
+    )
+
+    assert config.load(file) == Config(
+        integration_bridge="br-ovn",
+        firewall_driver=FirewallDriver.OPENVSWITCH,
+        hybrid_security_groups=frozenset([SecurityGroups.LISTED]),
+        linux_bridge_plug=LinuxBridgePlug.DUMMY_BRIDGE,
+    )
+
+
+def test_no_state_of_the_security_groups_may_be_named(file: Path) -> None:
+    file.write_text("[neutron]\nhybrid_security_groups =\n")
+
+    assert config.load(file).hybrid_security_groups == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("integration_bridge = br-int\n", "cannot be read"),
+        ("[host]\nintegration_brigde = br-int\n", "integration_brigde is not a setting"),
+        ("[host]\nintegration_bridge = br/int\n", "has no meaning"),
+        ("[host]\nintegration_bridge = abcdefghijklmnop\n", "15 characters"),
+        ("[neutron]\nfirewall_driver = iptables\n", "auto, iptables_hybrid, openvswitch"),
+        ("[neutron]\nhybrid_security_groups = defalt\n", "default, none, listed"),
+        ("[neutron]\nlinux_bridge_plug = yes\n", "private_bridge"),
+        ("[nova]\nfirewall_driver = auto\n", "is not a setting"),
+    ],
+)
+def test_a_setting_without_meaning_is_refused_with_what_would_have_one(
+    file: Path, text: str, complaint: str
+) -> None:
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=complaint):
+        config.load(file)
+
+
+def test_a_file_that_may_not_be_read_is_no_default(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path)

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The hook as VDSM runs it: a process with a file, an environment and an exit status.
+
+The two paths that are fixed in it, the agent's socket and the interpreter's command line without
+an agent, are the only things that differ from what is installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from vif_driver import events, vnic, wire
+from vif_driver.wire import Reply, Request
+
+from .conftest import MAC, VDSM_INTERFACE, VNIC_ID
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "hooks.d/50_vif_driver"
+
+
+@dataclasses.dataclass
+class Hook:
+    """The hook, installed for every event below a folder."""
+
+    folder: Path
+    environment: dict[str, str]
+    data: bytes = VDSM_INTERFACE
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "agent.sock"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "hook_domxml"
+
+    def install(self, event: str) -> Path:
+        script = self.folder / event / "50_vif_driver"
+        script.parent.mkdir(exist_ok=True)
+        source = SOURCE.read_text().replace(wire.SOCKET, str(self.socket))
+        source = re.sub(
+            r"^WITHOUT_AGENT = .*$",
+            f"WITHOUT_AGENT = [{sys.executable!r}, '-m', 'vif_driver.standalone']",
+            source,
+            flags=re.M,
+        )
+        script.write_text(source)
+        script.chmod(0o755)
+        return script
+
+    def run(
+        self, event: str = "before_device_create", under: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the hook, ``under`` a command that changes what it may do."""
+        if not self.file.exists():
+            self.file.write_bytes(self.data)
+        return subprocess.run(
+            [*under, self.install(event)],
+            env={
+                "PATH": os.defpath,
+                "PYTHONPATH": str(ROOT),
+                "_hook_domxml": str(self.file),
+                **self.environment,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def hook(tmp_path: Path, ovn_properties: dict[str, str]) -> Hook:
+    """The hook, with the environment of an OVN vNIC and no agent."""
+    return Hook(tmp_path, ovn_properties)
+
+
+class ScriptedAgent:
+    """Listens on the hook's socket, keeps what it is asked, and gives the answers put in."""
+
+    def __init__(self, path: Path) -> None:
+        self.requests: list[bytes] = []
+        self.answers: list[bytes] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                self.requests.append(connection.recv(1 << 20))
+                connection.sendall(self.answers.pop(0) if self.answers else b"")
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def agent(hook: Hook) -> Iterator[ScriptedAgent]:
+    """An agent that gives the answers which the test puts in."""
+    scripted = ScriptedAgent(hook.socket)
+    yield scripted
+    scripted.stop()
+
+
+def one_line(text: str) -> str:
+    assert text.endswith("\n") and text.count("\n") == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_a_hook_knows_every_event_that_it_is_installed_for() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    installed = re.search(r"^EVENTS := ((?:.*\\\n)*.*)$", makefile, re.M)
+
+    assert installed is not None
+    assert set(installed[1].replace("\\\n", " ").split()) == set(events.NAMES)
+
+
+def test_hook_and_agent_agree_on_limits_and_properties() -> None:
+    source = SOURCE.read_text()
+
+    assert f'SOCKET = "{wire.SOCKET}"' in source
+    assert "MAX_DATA = 1024 * 1024" in source and wire.MAX_DATA == 1024 * 1024
+    properties = ", ".join(f'b"{name}"' for name in vnic.PROPERTIES)
+    assert f"PROPERTIES = ({properties})" in source
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {},
+        {"provider_type": ""},
+        {"provider_type": "PHYSICAL", "vnic_id": VNIC_ID},
+        {"provider_type": "EXTERNAL_NETWORK", "plugin_type": "NUAGE", "vnic_id": VNIC_ID},
+        {"plugin_type": "OVIRT_PROVIDER_OVN"},
+    ],
+)
+def test_a_device_that_is_not_ours_comes_through_byte_for_byte(
+    hook: Hook, properties: dict[str, str]
+) -> None:
+    hook.environment = properties
+    hook.data = os.urandom(3000)
+
+    done = hook.run()
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert hook.file.read_bytes() == hook.data
+
+
+def test_the_agents_answer_is_written_in_place(hook: Hook, agent: ScriptedAgent) -> None:
+    hook.file.write_bytes(VDSM_INTERFACE)
+    inode = hook.file.stat().st_ino
+    agent.answers.append(wire.encode_reply(Reply(data=b"<interface/>")))
+
+    done = hook.run()
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hook.file.read_bytes() == b"<interface/>"
+    assert hook.file.stat().st_ino == inode
+
+
+def test_a_longer_answer_is_written_whole(hook: Hook, agent: ScriptedAgent) -> None:
+    longer = b"<interface>" + b"x" * 300_000 + b"</interface>"
+    agent.answers.append(wire.encode_reply(Reply(data=longer)))
+
+    hook.run()
+
+    assert hook.file.read_bytes() == longer
+
+
+def test_the_agent_is_asked_in_its_own_grammar(hook: Hook, agent: ScriptedAgent) -> None:
+    agent.answers.append(wire.encode_reply(Reply()))
+    hook.environment = {**hook.environment, "security_groups": "", "PATH": "/bin"}
+
+    hook.run("after_device_create")
+
+    header, _, rest = agent.requests[0].partition(b"\n")
+    event, properties_length, _ = wire.parse_header(header + b"\n")
+    request = Request(
+        event, wire.parse_properties(rest[:properties_length]), rest[properties_length:]
+    )
+    assert request == Request(
+        "after_device_create",
+        {key: value for key, value in hook.environment.items() if key != "PATH"},
+        VDSM_INTERFACE,
+    )
+
+
+@pytest.mark.parametrize(("event", "status"), [("before_nic_hotplug", 2), ("after_nic_hotplug", 1)])
+def test_a_refusal_is_one_line_and_leaves_the_file_alone(
+    hook: Hook, agent: ScriptedAgent, event: str, status: int
+) -> None:
+    agent.answers.append(wire.encode_reply(events.failure(event, "no such\nthing")))
+
+    done = hook.run(event)
+
+    assert done.returncode == status
+    assert one_line(done.stderr) == "vif-driver: no such thing\n"
+    assert hook.file.read_bytes() == VDSM_INTERFACE
+
+
+def test_without_an_agent_a_failure_is_one_line_that_names_the_vnic(hook: Hook) -> None:
+    hook.data = VDSM_INTERFACE.replace(MAC.encode(), b"")
+
+    done = hook.run()
+
+    assert done.returncode == 2
+    line = one_line(done.stderr)
+    assert VNIC_ID in line and "MAC address" in line
+    assert hook.file.read_bytes() == hook.data
+
+
+def test_without_an_agent_a_device_that_is_no_interface_is_left_alone(hook: Hook) -> None:
+    hook.data = b"<disk type='file'/>"
+
+    done = hook.run()
+
+    assert done.returncode == 0
+    assert "left alone" in one_line(done.stderr)
+    assert hook.file.read_bytes() == hook.data
+
+
+def test_an_agent_that_dies_in_the_middle_is_like_none(hook: Hook, agent: ScriptedAgent) -> None:
+    hook.data = b"<disk type='file'/>"
+    agent.answers.append(b"")
+
+    done = hook.run()
+
+    assert done.returncode == 0 and "left alone" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"vif1 0 0 100\nshort", b"nonsense", b"vif1 0 9 -\nhalf", b"\n"]
+)
+def test_an_answer_that_is_not_whole_is_never_written(
+    hook: Hook, agent: ScriptedAgent, answer: bytes
+) -> None:
+    agent.answers.append(answer)
+
+    done = hook.run()
+
+    assert done.returncode == 2
+    one_line(done.stderr)
+    assert hook.file.read_bytes() == VDSM_INTERFACE
+
+
+def test_an_unset_file_is_told(hook: Hook) -> None:
+    hook.environment = {**hook.environment, "_hook_domxml": ""}
+
+    done = hook.run()
+
+    assert done.returncode == 2 and "_hook_domxml is not set" in one_line(done.stderr)
+
+
+def test_a_missing_file_is_told(hook: Hook) -> None:
+    hook.environment = {**hook.environment, "_hook_domxml": "/nonexistent/file"}
+
+    done = hook.run()
+
+    assert done.returncode == 2 and "No such file" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_a_file_that_may_not_be_read_or_written_is_told(hook: Hook, mode: int) -> None:
+    hook.file.write_bytes(VDSM_INTERFACE)
+    hook.file.chmod(mode)
+
+    done = hook.run(under=["setpriv", "--bounding-set=-all"])
+
+    assert done.returncode == 2 and "Permission denied" in one_line(done.stderr)
+
+
+def test_a_file_of_ten_megabytes_is_refused(hook: Hook) -> None:
+    hook.data = b"<interface>" + b" " * 10_000_000 + b"</interface>"
+
+    done = hook.run()
+
+    assert done.returncode == 2 and "more than" in one_line(done.stderr)
+    assert hook.file.stat().st_size == len(hook.data)
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_the_plug_is_taken_back(
+    hook: Hook, agent: ScriptedAgent
+) -> None:
+    agent.answers += [wire.encode_reply(Reply(data=b"x" * 100_000)), wire.encode_reply(Reply())]
+    # A limit on the size of files makes the write fail half way, as a full disk would.
+    full_disk = ["prlimit", "--fsize=8192", "sh", "-c", "trap '' XFSZ; exec \"$0\""]
+
+    done = hook.run(under=full_disk)
+
+    assert done.returncode == 2 and "cannot be written" in one_line(done.stderr)
+    assert hook.file.read_bytes() == VDSM_INTERFACE
+    assert agent.requests[1].startswith(b"vif1 after_nic_hotplug_fail ")
+
+
+def test_the_hook_imports_next_to_nothing() -> None:
+    imports = set(re.findall(r"^\s*(?:import|from) (\w+)", SOURCE.read_text(), re.M))
+
+    assert imports == {"posix", "sys", "_socket"}
+
+
+def test_the_interpreter_looks_at_nothing_of_the_caller() -> None:
+    assert SOURCE.read_text().startswith("#!/usr/bin/python3 -IS\n")
+
+
+def test_the_kernels_timeout_structure_is_what_the_hook_packs() -> None:
+    packed = (60).to_bytes(8, sys.byteorder) + bytes(8)
+
+    assert packed == struct.pack("@ll", 60, 0)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The replica and the transactions, on a real ovsdb-server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vif_driver.errors import HostError, NameTaken, Unavailable
+from vif_driver.host import ovsdb_socket
+from vif_driver.host.ovsdb import Ovsdb
+
+from .conftest import OvsdbServer
+
+MARK = {"owner": "test"}
+
+
+def connected(server: OvsdbServer, scenario: Callable[[Ovsdb], Awaitable[Any]]) -> Any:
+    """Run a scenario on a connection to the server."""
+
+    async def main() -> Any:
+        database = Ovsdb(server.socket)
+        await database.open()
+        try:
+            await database.wait_connected()
+            return await scenario(database)
+        finally:
+            await database.close()
+
+    return asyncio.run(main())
+
+
+async def add_port(database: Ovsdb, name: str = "qvo1") -> None:
+    await database.add_port(
+        "br-int",
+        name,
+        port={"tag": 4095, "vlan_mode": "trunk", "trunks": [4095], "external_ids": MARK},
+        interface={"external_ids": {**MARK, "iface-id": "x"}},
+    )
+
+
+def test_a_bridge_is_seen(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> tuple[bool, bool]:
+        return database.has_bridge("br-int"), database.has_bridge("br-ex")
+
+    assert connected(ovsdb_server, scenario) == (True, False)
+
+
+def test_a_port_is_added_whole_in_one_transaction(ovsdb_server: OvsdbServer) -> None:
+    connected(ovsdb_server, add_port)
+
+    log = (ovsdb_server.socket.parent / "conf.db").read_text(errors="replace").splitlines()
+    last = json.loads(log[-1])
+    interface = next(iter(last["Interface"].values()))
+    port = next(row for row in last["Port"].values() if row.get("name") == "qvo1")
+    assert interface["external_ids"] == ["map", [["iface-id", "x"], ["owner", "test"]]]
+    assert (port["tag"], port["vlan_mode"], port["trunks"]) == (4095, "trunk", 4095)
+    assert "Bridge" in last
+
+
+def test_a_port_that_was_added_is_read_back(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> Any:
+        await add_port(database)
+        return database.port("qvo1")
+
+    port = connected(ovsdb_server, scenario)
+
+    assert (port.bridge, port.tag, port.external_ids) == ("br-int", 4095, {**MARK, "iface-id": "x"})
+
+
+def test_a_name_in_use_is_refused(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("add-port", "br-int", "qvo1")
+
+    with pytest.raises(NameTaken, match="qvo1"):
+        connected(ovsdb_server, add_port)
+
+
+def test_a_bridge_that_is_not_there_is_refused(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("del-br", "br-int")
+
+    with pytest.raises(HostError, match="no Open vSwitch bridge br-int"):
+        connected(ovsdb_server, add_port)
+
+
+def test_a_port_with_our_mark_is_deleted(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> Any:
+        await add_port(database)
+        return await database.delete_port("qvo1", MARK)
+
+    assert connected(ovsdb_server, scenario) is True
+    assert ovsdb_server.vsctl("list-ports", "br-int") == ""
+
+
+def test_a_port_without_our_mark_is_never_deleted(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("add-port", "br-int", "qvo1")
+
+    async def scenario(database: Ovsdb) -> Any:
+        return await database.delete_port("qvo1", MARK)
+
+    assert connected(ovsdb_server, scenario) is False
+    assert ovsdb_server.vsctl("list-ports", "br-int") == "qvo1"
+
+
+def test_a_port_that_is_gone_is_no_error(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> Any:
+        return await database.delete_port("qvo1", MARK)
+
+    assert connected(ovsdb_server, scenario) is False
+
+
+def test_fifty_ports_are_added_at_once(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> None:
+        await asyncio.gather(*(add_port(database, f"qvo{number}") for number in range(50)))
+
+    connected(ovsdb_server, scenario)
+
+    assert len(ovsdb_server.vsctl("list-ports", "br-int").split()) == 50
+
+
+def test_a_restart_of_the_server_is_survived(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> Any:
+        await add_port(database)
+        ovsdb_server.stop()
+        await asyncio.sleep(0.05)
+        gone = database.connected
+        ovsdb_server.start()
+        await database.wait_connected(10)
+        await add_port(database, "qvo2")
+        return gone, database.port("qvo1") is not None
+
+    assert connected(ovsdb_server, scenario) == (False, True)
+    assert ovsdb_server.vsctl("list-ports", "br-int").split() == ["qvo1", "qvo2"]
+
+
+def test_a_server_that_is_away_is_told_with_what_to_do(tmp_path: Path) -> None:
+    async def main() -> None:
+        database = Ovsdb(tmp_path / "db.sock")
+        await database.open()
+        try:
+            await database.wait_connected(0.2)
+        finally:
+            await database.close()
+
+    with pytest.raises(Unavailable, match="systemctl start openvswitch"):
+        asyncio.run(main())
+
+
+def test_a_host_without_open_vswitch_is_told(tmp_path: Path) -> None:
+    database = Ovsdb(tmp_path / "db.sock", schema=tmp_path / "none")
+
+    with pytest.raises(Unavailable, match="not installed"):
+        asyncio.run(database.open())
+
+
+def test_a_port_that_open_vswitch_does_not_take_up_is_told(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> None:
+        await add_port(database)
+        await database.wait_ofport("qvo1", 0.1)
+
+    with pytest.raises(HostError, match="ovs-vswitchd did not take port qvo1 up"):
+        connected(ovsdb_server, scenario)
+
+
+def test_a_port_that_open_vswitch_cannot_open_is_told(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> None:
+        await add_port(database)
+        waiting = asyncio.ensure_future(database.wait_ofport("qvo1", 5))
+        ovsdb_server.vsctl("set", "Interface", "qvo1", "ofport=-1", 'error="No such device"')
+        await waiting
+
+    with pytest.raises(HostError, match="No such device"):
+        connected(ovsdb_server, scenario)
+
+
+def test_a_port_that_open_vswitch_opened_is_ready(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> None:
+        await add_port(database)
+        waiting = asyncio.ensure_future(database.wait_ofport("qvo1", 5))
+        ovsdb_server.vsctl("set", "Interface", "qvo1", "ofport=7")
+        await waiting
+
+    connected(ovsdb_server, scenario)
+
+
+def test_a_quiet_database_wakes_nobody(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> int:
+        turns = 0
+        run = database._idl.run  # type: ignore[union-attr]
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            run()
+
+        database._idl.run = counted  # type: ignore[union-attr]
+        await asyncio.sleep(0.5)
+        return turns
+
+    assert connected(ovsdb_server, scenario) <= 1
+
+
+def test_a_socket_that_nobody_listens_on_is_down(tmp_path: Path, ovsdb_server: OvsdbServer) -> None:
+    assert ovsdb_socket.is_down(tmp_path / "nothing")
+    assert not ovsdb_socket.is_down(ovsdb_server.socket)
+    ovsdb_server.stop()
+    assert ovsdb_socket.is_down(ovsdb_server.socket)

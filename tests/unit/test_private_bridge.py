@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bridge of one vNIC, made in a real kernel, in a network namespace of the test's."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vif_driver.attachments.base import Undo
+from vif_driver.attachments.private_bridge import GROUP, PrivateBridge
+from vif_driver.errors import HostError, NameTaken
+from vif_driver.host.links import Links
+from vif_driver.vnic import Plugin, Vnic
+
+from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace
+
+VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, MAC, VM_ID, mtu=1442)
+SAME_NAMES = Vnic(VNIC_ID[:-1] + "0", Plugin.OPEN_VSWITCH, MAC, VM_ID)
+
+Scenario = Callable[[PrivateBridge, Links], Awaitable[Any]]
+InNamespace = Callable[[Scenario], Any]
+
+
+@pytest.fixture
+def with_bridge(in_network_namespace: RunInNamespace) -> InNamespace:
+    """Run a scenario with the (not yet made) bridge of a vNIC."""
+
+    def run(scenario: Scenario) -> Any:
+        async def body() -> Any:
+            links = Links()
+            try:
+                return await scenario(a_bridge(links), links)
+            finally:
+                await links.close()
+
+        return in_network_namespace(body)
+
+    return run
+
+
+def a_bridge(links: Links, vnic: Vnic = VNIC) -> PrivateBridge:
+    return PrivateBridge(links, vnic, vnic.switch_end, guest_tap=vnic.tap, netfilter=True)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+async def ensure(bridge: PrivateBridge) -> None:
+    async with Undo() as undo:
+        await bridge.ensure(undo)
+
+
+async def devices(links: Links) -> list[str]:
+    names = [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end, VNIC.tap]
+    return [name for name in names if await links.get(name) is not None]
+
+
+async def guest_plugs_in(bridge: PrivateBridge) -> None:
+    ip("tuntap", "add", VNIC.tap, "mode", "tap")
+    await bridge.links.change(VNIC.tap, master=VNIC.bridge)
+
+
+def test_the_bridge_is_made_whole(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> Any:
+        await ensure(bridge)
+        return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
+
+    qbr, qvb, qvo = with_bridge(scenario)
+
+    assert (qbr.kind, qvb.kind, qvo.kind) == ("bridge", "veth", "veth")
+    assert (qbr.up, qvb.up, qvo.up) == (True, True, True)
+    assert (qbr.mtu, qvb.mtu, qvo.mtu) == (1442, 1442, 1442)
+    assert (qvb.master, qvo.master) == (qbr.index, None)
+
+
+def test_every_device_carries_our_mark(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> Any:
+        await ensure(bridge)
+        return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
+
+    for link in with_bridge(scenario):
+        assert (link.group, link.alias) == (GROUP, f"vif-driver {VNIC_ID}")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("forward_delay", "0"),
+        ("stp_state", "0"),
+        ("ageing_time", "0"),
+        ("multicast_snooping", "0"),
+        ("nf_call_iptables", "1"),
+        ("nf_call_ip6tables", "1"),
+        ("nf_call_arptables", "1"),
+    ],
+)
+def test_the_bridge_is_transparent_and_filtered(
+    with_bridge: InNamespace, attribute: str, value: str
+) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> str:
+        await ensure(bridge)
+        # sysfs shows the devices of the namespace that it was mounted in.
+        show = [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            f"mount -t sysfs s /sys; cat /sys/class/net/{VNIC.bridge}/bridge/{attribute}",
+        ]
+        return subprocess.run(show, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert with_bridge(scenario) == value
+
+
+@pytest.mark.parametrize("device", [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end])
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("ipv6/conf/{}/disable_ipv6", "1"),
+        ("ipv4/conf/{}/arp_ignore", "1"),
+        ("ipv4/conf/{}/arp_announce", "2"),
+    ],
+)
+def test_the_host_is_silent_on_every_device(
+    with_bridge: InNamespace, device: str, parameter: str, value: str
+) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> str:
+        await ensure(bridge)
+        return Path("/proc/sys/net", parameter.format(device)).read_text().strip()
+
+    assert with_bridge(scenario) == value
+
+
+def test_making_it_twice_changes_nothing(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> Any:
+        await ensure(bridge)
+        before = [await links.get(name) for name in await devices(links)]
+        await ensure(bridge)
+        return before, [await links.get(name) for name in await devices(links)]
+
+    before, after = with_bridge(scenario)
+
+    assert before == after
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_wherever_an_agent_was_killed_the_next_plug_makes_it_whole(
+    with_bridge: InNamespace, step: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    async def scenario(bridge: PrivateBridge, links: Links) -> Any:
+        calls = 0
+        call = links._call
+
+        async def dying(what: str, request: Any) -> Any:
+            nonlocal calls
+            calls += not what.startswith("look up")
+            if calls > step:
+                raise Killed
+            return await call(what, request)
+
+        links._call = dying  # type: ignore[method-assign]
+        # Without undo, as when the process is gone.
+        with contextlib.suppress(Killed):
+            await bridge.ensure(Undo())
+        links._call = call  # type: ignore[method-assign]
+        await ensure(bridge)
+        await guest_plugs_in(bridge)
+        await bridge.check_guest_tap()
+        made = [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
+        return [link.alias for link in made if link is not None]
+
+    assert with_bridge(scenario) == [f"vif-driver {VNIC_ID}"] * 3
+
+
+def test_a_failure_takes_back_what_was_made(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        with pytest.raises(KeyError):
+            async with Undo() as undo:
+                await bridge.ensure(undo)
+                raise KeyError
+        return await devices(links)
+
+    assert with_bridge(scenario) == []
+
+
+def test_a_failed_repetition_keeps_what_was_there(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        await ensure(bridge)
+        with pytest.raises(KeyError):
+            async with Undo() as undo:
+                await bridge.ensure(undo)
+                raise KeyError
+        return await devices(links)
+
+    assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
+
+
+@pytest.mark.parametrize("name", [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end])
+def test_a_name_that_somebody_else_has_is_refused_and_nothing_changed(
+    with_bridge: InNamespace, name: str
+) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> Any:
+        ip("link", "add", name, "type", "bridge")
+        before = await links.get(name)
+        with pytest.raises(NameTaken, match=name):
+            await ensure(bridge)
+        return await devices(links), before == await links.get(name)
+
+    assert with_bridge(scenario) == ([name], True)
+
+
+def test_another_vnic_with_the_same_names_is_refused(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> None:
+        await ensure(bridge)
+        with pytest.raises(NameTaken, match=VNIC_ID):
+            await ensure(a_bridge(links, SAME_NAMES))
+
+    with_bridge(scenario)
+
+
+def test_it_is_removed_whole(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        await ensure(bridge)
+        await bridge.require_unused()
+        await bridge.remove()
+        return await devices(links)
+
+    assert with_bridge(scenario) == []
+
+
+def test_removing_what_is_not_there_is_no_error(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> None:
+        await bridge.require_unused()
+        await bridge.remove()
+
+    with_bridge(scenario)
+
+
+def test_a_device_without_our_mark_is_not_removed(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        ip("link", "add", VNIC.bridge, "type", "bridge")
+        await bridge.remove()
+        return await devices(links)
+
+    assert with_bridge(scenario) == [VNIC.bridge]
+
+
+def test_another_vnics_bridge_is_not_removed(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        await ensure(bridge)
+        await a_bridge(links, SAME_NAMES).remove()
+        return await devices(links)
+
+    assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
+
+
+def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> None:
+        await ensure(bridge)
+        await guest_plugs_in(bridge)
+        with pytest.raises(HostError, match="still on the bridge"):
+            await bridge.require_unused()
+
+    with_bridge(scenario)
+
+
+def test_a_guest_that_is_not_on_its_bridge_is_told(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> None:
+        await ensure(bridge)
+        ip("tuntap", "add", VNIC.tap, "mode", "tap")
+        with pytest.raises(HostError, match="is not on the bridge"):
+            await bridge.check_guest_tap()
+
+    with_bridge(scenario)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vif_driver import wire
+from vif_driver.agent import server
+from vif_driver.agent.server import Callers, Server
+from vif_driver.errors import VifError
+from vif_driver.wire import Reply, Request
+
+ME = Callers(users=frozenset([os.getuid()]), group=os.getgid())
+NOBODY = Callers(users=frozenset(), group=os.getgid())
+REQUEST = Request("before_device_create", {"vnic_id": "x"}, b"<interface/>")
+
+Scenario = Callable[[Path], Awaitable[Any]]
+
+
+async def echo(request: Request) -> Reply:
+    return Reply(data=request.data)
+
+
+def serving(path: Path, scenario: Scenario, callers: Callers = ME, answer: Any = echo) -> Any:
+    """Run a scenario against a server on ``path``."""
+
+    async def main() -> Any:
+        with server.listen(path, callers) as listener:
+            task = asyncio.ensure_future(Server(answer, callers).serve(listener))
+            try:
+                return await asyncio.wait_for(scenario(path), 10)
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    return asyncio.run(main())
+
+
+async def exchange(path: Path, sent: bytes, hang_up: bool = False) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    try:
+        writer.write(sent)
+        if hang_up:
+            writer.write_eof()
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the agent's socket will be."""
+    return tmp_path / "agent.sock"
+
+
+def test_a_request_is_answered(path: Path) -> None:
+    frame = serving(path, lambda path: exchange(path, wire.encode_request(REQUEST)))
+
+    assert wire.decode_reply(frame) == Reply(data=REQUEST.data)
+
+
+def test_who_is_not_admitted_gets_no_answer(path: Path) -> None:
+    asked: list[Request] = []
+
+    async def answer(request: Request) -> Reply:
+        asked.append(request)
+        return Reply()
+
+    frame = serving(path, lambda path: exchange(path, wire.encode_request(REQUEST)), NOBODY, answer)
+
+    assert frame == b"" and not asked
+
+
+def test_the_socket_is_for_its_owner_and_the_callers_group(path: Path) -> None:
+    with server.listen(path, ME):
+        status = path.stat()
+
+    assert stat.S_IMODE(status.st_mode) == 0o660
+    assert status.st_gid == ME.group
+
+
+def test_a_bad_request_is_refused_by_vdsms_rules(path: Path) -> None:
+    frame = serving(path, lambda path: exchange(path, b"GET / HTTP/1.0\n"))
+
+    reply = wire.decode_reply(frame)
+    assert reply.status == 2 and "header" in reply.message and reply.data is None
+
+
+def test_a_header_without_end_is_refused(path: Path) -> None:
+    frame = serving(path, lambda path: exchange(path, b"x" * 4096))
+
+    assert wire.decode_reply(frame).status == 2
+
+
+def test_a_caller_that_sends_nothing_is_given_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RECEIVE_TIMEOUT", 0.1)
+
+    frame = serving(path, lambda path: exchange(path, b""))
+
+    assert "in time" in wire.decode_reply(frame).message
+
+
+def test_a_request_that_takes_too_long_is_given_up_and_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_TIMEOUT", 0.1)
+
+    async def answer(_request: Request) -> Reply:
+        await asyncio.sleep(10)
+        return Reply()
+
+    frame = serving(path, lambda path: exchange(path, wire.encode_request(REQUEST)), answer=answer)
+
+    assert wire.decode_reply(frame).status == 2
+
+
+def test_a_bad_caller_disturbs_no_other(path: Path) -> None:
+    async def scenario(path: Path) -> bytes:
+        silent = [await asyncio.open_unix_connection(str(path)) for _ in range(20)]
+        rude = [await asyncio.open_unix_connection(str(path)) for _ in range(20)]
+        for _, writer in rude:
+            writer.write(b"vif1 before_device_create 5 1000000\n")
+            writer.transport.abort()
+        frame = await exchange(path, wire.encode_request(REQUEST))
+        for _, writer in silent:
+            writer.close()
+        return frame
+
+    assert wire.decode_reply(serving(path, scenario)) == Reply(data=REQUEST.data)
+
+
+def test_more_callers_than_places_wait_for_their_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    at_once, most = 0, 0
+
+    async def answer(request: Request) -> Reply:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return Reply(data=request.data)
+
+    async def scenario(path: Path) -> list[bytes]:
+        frame = wire.encode_request(REQUEST)
+        return list(await asyncio.gather(*(exchange(path, frame) for _ in range(10))))
+
+    frames = serving(path, scenario, answer=answer)
+
+    assert [wire.decode_reply(frame).data for frame in frames] == [REQUEST.data] * 10
+    assert most == 2
+
+
+def test_what_was_begun_is_finished_before_the_server_ends(path: Path) -> None:
+    async def main() -> tuple[bytes, bool]:
+        begun = asyncio.Event()
+
+        async def answer(request: Request) -> Reply:
+            begun.set()
+            await asyncio.sleep(0.05)
+            return Reply(data=request.data)
+
+        with server.listen(path, ME) as listener:
+            task = asyncio.ensure_future(Server(answer, ME).serve(listener))
+            asking = asyncio.ensure_future(exchange(path, wire.encode_request(REQUEST)))
+            await begun.wait()
+            task.cancel()
+            return await asking, task.done()
+
+    frame, _ = asyncio.run(main())
+
+    assert wire.decode_reply(frame).data == REQUEST.data
+
+
+def test_a_socket_that_a_killed_agent_left_is_replaced(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    frame = serving(path, lambda path: exchange(path, wire.encode_request(REQUEST)))
+
+    assert wire.decode_reply(frame).status == 0
+
+
+def test_a_socket_on_which_an_agent_listens_is_left_to_it(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+
+        with pytest.raises(VifError, match="already"):
+            server.listen(path, ME)
+
+
+def test_a_file_in_the_sockets_place_is_not_removed(path: Path) -> None:
+    path.write_text("somebody's")
+
+    with pytest.raises(VifError, match="cannot listen"):
+        server.listen(path, ME)
+
+    assert path.read_text() == "somebody's"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda b: b"vif1 " + b))
+def test_any_bytes_are_answered_or_refused_and_the_next_caller_is_served(
+    path: Path, sent: bytes
+) -> None:
+    async def scenario(path: Path) -> bytes:
+        await exchange(path, sent, hang_up=True)
+        return await exchange(path, wire.encode_request(REQUEST))
+
+    assert wire.decode_reply(serving(path, scenario)) == Reply(data=REQUEST.data)
