@@ -21,8 +21,10 @@ from vif_driver.errors import BadRequest, NotAnInterface
 #: Bytes; a real ``<interface>`` has less than two thousand.
 MAX_SIZE = 256 * 1024
 
-#: A VLAN that leads nowhere: Neutron's Open vSwitch agent drops it, and replaces it by the
-#: network's own when it wires the port.  VLAN ids end at 4094 (IEEE 802.1Q).
+#: A VLAN that leads nowhere: ids end at 4094 (IEEE 802.1Q), and Neutron's Open vSwitch agent drops
+#: it.  A port is dead as a trunk of this VLAN alone: an access port of it would still exchange
+#: frames with other such ports and with trunks.  A tag, which the agent sets when it wires the
+#: port, makes Open vSwitch disregard the trunk.
 DEAD_VLAN = 4095
 
 # The types of interface whose connection can be replaced by that of a bridge.  The others

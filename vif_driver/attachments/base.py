@@ -129,7 +129,7 @@ class Undo:
                 log.error("could not take back (%s): %s", what, failure)
 
 
-def require_free(name: str, vnic: Vnic) -> None:
+def require_free(name: str) -> None:
     """Make sure that libvirt can make the guest's tap.
 
     Raises:

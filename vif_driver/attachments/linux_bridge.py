@@ -27,7 +27,8 @@ DUMMY_BRIDGE = ";vdsmdummy;"
 class LinuxBridgeAttachment(Attachment):
     """The guest's tap on a private bridge; ``tap…`` is the far end of its veth pair.
 
-    That end is on no bridge from the moment it exists until the agent takes it.
+    That end is on no bridge from the moment it exists until the agent takes it, and down: it
+    carries nothing until it is in its network, and the host can't be reached through it.
     """
 
     name = "linux_bridge"
@@ -39,7 +40,7 @@ class LinuxBridgeAttachment(Attachment):
     async def prepare(self, vnic: Vnic) -> None:
         """Make the bridge and the veth pair."""
         links = self._privileged()
-        require_free(vnic.hidden_tap, vnic)
+        require_free(vnic.hidden_tap)
         async with Undo() as undo:
             await _private_bridge(links, vnic).ensure(undo)
 
@@ -85,7 +86,7 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
                 f"the bridge {DUMMY_BRIDGE} does not exist",
                 "restart vdsmd, which makes it",
             )
-        require_free(vnic.tap, vnic)
+        require_free(vnic.tap)
 
     async def finish(self, vnic: Vnic) -> None:
         """Take the tap off the dummy bridge, unless the agent already has it elsewhere."""
@@ -99,4 +100,4 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
 
 
 def _private_bridge(links: Links, vnic: Vnic) -> PrivateBridge:
-    return PrivateBridge(links, vnic, far_end=vnic.tap, guest_tap=vnic.hidden_tap)
+    return PrivateBridge(links, vnic, far_end=vnic.tap, guest_tap=vnic.hidden_tap, far_end_up=False)

@@ -27,10 +27,11 @@ MARK_KEY = "vif-driver"
 # Seconds; ovs-vswitchd takes milliseconds, a loaded one with thousands of ports a second.
 _OFPORT_TIMEOUT = 5.0
 
-# Until Neutron's agent wires the port it carries nothing: only frames of the dead VLAN may pass,
-# which a guest does not send and the agent's flows drop.  A tag alone would still admit untagged
-# frames, into that VLAN (https://bugs.launchpad.net/neutron/+bug/1930414).
-_DEAD_PORT = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": [DEAD_VLAN]}
+# Until Neutron's agent wires the port, only frames of the dead VLAN may pass, which a guest does
+# not send and the agent's flows drop.  A tag alone would still admit untagged frames, into that
+# VLAN; with vlan_mode=trunk as well, an agent that sets nothing but the tag would leave the port
+# dead (https://bugs.launchpad.net/neutron/+bug/1930414), while a tag overrides trunks.
+_DEAD_PORT = {"trunks": [DEAD_VLAN]}
 
 
 class OvsHybridAttachment(Attachment):
@@ -53,7 +54,7 @@ class OvsHybridAttachment(Attachment):
             )
         external_ids = _external_ids(vnic)
         await self.require_integration_bridge()
-        require_free(vnic.tap, vnic)
+        require_free(vnic.tap)
         bridge = _private_bridge(links, vnic)
         plugged = await self._discard_outdated_port(ovsdb, bridge, external_ids)
         async with Undo() as undo:

@@ -58,6 +58,7 @@ class PrivateBridge:
         far_end: the name of the veth end that is not on the bridge.
         guest_tap: the name of the tap that libvirt puts on the bridge.
         netfilter: pass the bridge's frames through iptables.
+        far_end_up: set the far end up; otherwise who takes it does.
     """
 
     links: Links
@@ -65,6 +66,7 @@ class PrivateBridge:
     far_end: str
     guest_tap: str
     netfilter: bool = False
+    far_end_up: bool = True
 
     @property
     def mark(self) -> str:
@@ -163,8 +165,16 @@ class PrivateBridge:
         await self.links.change(
             near, alias=self.mark, mtu=self.vnic.mtu, up=True, master=self.vnic.bridge
         )
-        # Last, since it is the end that the provider's agent waits for.
-        await self.links.change(self.far_end, alias=self.mark, mtu=self.vnic.mtu, up=True)
+        await self.links.change(
+            self.far_end,
+            alias=self.mark,
+            # As libvirt does with taps: a bridge takes the lowest address of its ports for its
+            # own, which is not to change with every guest.
+            address=f"fe{self.vnic.mac[2:]}",
+            mtu=self.vnic.mtu,
+            # Last, since this is the end that carries frames out.
+            up=True if self.far_end_up else None,
+        )
 
     async def _own(self, name: str) -> Link | None:
         """Look a device up that has to be ours if it exists."""

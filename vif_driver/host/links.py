@@ -102,6 +102,7 @@ class Links:
         self,
         name: str,
         *,
+        address: str | None = None,
         mtu: int | None = None,
         up: bool | None = None,
         master: str | None = None,
@@ -111,6 +112,7 @@ class Links:
 
         Args:
             name: the device.
+            address: its MAC address.
             mtu: bytes.
             up: administratively up or down.
             master: the bridge to put it on; an empty text takes it off.
@@ -119,6 +121,8 @@ class Links:
 
         def request(netlink: IPRoute) -> None:
             changes: dict[str, Any] = {}
+            if address is not None:
+                changes["address"] = address
             if mtu is not None:
                 changes["mtu"] = mtu
             if master is not None:

@@ -33,7 +33,7 @@ TRANSACTION_TIMEOUT = 5.0
 # IDL also writes only to columns that it replicates.
 _REPLICATED = {
     "Bridge": ["name", "ports"],
-    "Port": ["name", "interfaces", "external_ids", "other_config", "tag", "trunks", "vlan_mode"],
+    "Port": ["name", "interfaces", "external_ids", "other_config", "tag", "trunks"],
     "Interface": ["name", "external_ids", "ofport", "error"],
 }
 
