@@ -78,6 +78,7 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 clean: ## remove what was built and installed below build/
 	rm -rf build
 
-build/deps.stamp: Makefile tests/packages.txt tests/requirements-dev.txt tests/constraints-el9.txt
+build/deps.stamp: packaging/deps.sh tests/packages.txt tests/lab/packages.txt \
+    tests/requirements-dev.txt tests/constraints-el9.txt
 	packaging/deps.sh "$(PYTHON)" "$(PYTHON39)" "$(PYTHON312)" $(VENVS)
 	touch $@

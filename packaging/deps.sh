@@ -5,7 +5,7 @@
 set -euo pipefail
 python=$1 python39=$2 python312=$3 folder=$4
 
-wanted=$(sed 's/#.*//' tests/packages.txt | tr '\n' ' ')
+wanted=$(cat tests/packages.txt tests/lab/packages.txt | sed 's/#.*//' | tr '\n' ' ')
 missing=$(for package in $wanted; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
         echo "$package"

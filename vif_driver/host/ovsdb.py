@@ -29,6 +29,9 @@ SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 #: Seconds until a transaction that ovsdb-server does not answer is given up.
 TRANSACTION_TIMEOUT = 5.0
 
+#: Milliseconds between two attempts to connect, at first and at most.
+RECONNECT_BACKOFF = (250, 1000)
+
 # The whole database of a busy host has statistics that change all the time; these do not.  The
 # IDL also writes only to columns that it replicates.
 _REPLICATED = {
@@ -93,6 +96,9 @@ class Ovsdb:
         for table, columns in _REPLICATED.items():
             helper.register_columns(table, columns)
         self._idl = ovs.db.idl.Idl(f"unix:{self._socket}", helper)
+        # By default the pause between two attempts grows to 8 s; a VM start doesn't wait so long
+        # for a database that has been back for a while.
+        self._idl._session.reconnect.set_backoff(*RECONNECT_BACKOFF)
         self._pump()
 
     async def close(self) -> None:

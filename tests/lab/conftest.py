@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures of the tests that run on real hypervisors."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+
+from tests.lab.harness.guest import Guest, GuestSpec
+from tests.lab.harness.hypervisor import Hypervisor
+from tests.lab.harness.lab import Lab
+from tests.lab.harness.nic import Nic
+from tests.lab.harness.ovn_central import LogicalPort, Network
+from tests.lab.harness.product import Product
+from tests.lab.harness.vdsm import Vdsm, Vm
+
+PortMaker = Callable[..., LogicalPort]
+GuestMaker = Callable[..., Guest]
+VmMaker = Callable[..., Vm]
+Reporting = Generator[None, pytest.TestReport, pytest.TestReport]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without root there is no lab."""
+    if os.geteuid() != 0:
+        for item in items:
+            if "/tests/lab/" in str(item.path):
+                item.add_marker(pytest.mark.skip(reason="the lab needs root"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Reporting:
+    """Keep the logs of the labs that a failed test used."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Lab) and value.anchor.alive:
+                test = re.sub(r"[^\w.-]+", "_", item.nodeid.rpartition("/")[2])
+                directory = value.save_logs(f"{test}-{report.when}")
+                report.sections.append((f"logs of {name}", str(directory)))
+    return report
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Two hypervisors, ``hv1`` and ``hv2``, with OVN, started once per module."""
+    with Lab(hypervisors=2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def network(lab: Lab) -> Network:
+    """A logical switch with DHCP and a router."""
+    made = lab.central.add_network("net1", "10.0.0.0/24")
+    lab.central.add_router("r1", [made])
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(lab: Lab) -> list[Product]:
+    """The product, installed on every hypervisor of the lab, its daemon not started."""
+    products = [Product(host) for host in lab.hosts]
+    for product in products:
+        product.install()
+    return products
+
+
+@pytest.fixture
+def agents(installed: list[Product]) -> Iterator[list[Product]]:
+    """The product on every hypervisor with its daemon running, anew for each test."""
+    for product in installed:
+        product.start()
+    yield installed
+    for product in installed:
+        if product.host.powered:
+            product.stop()
+
+
+def new_mac() -> str:
+    """A MAC that no other vNIC has."""
+    tail = uuid.uuid4().bytes[:3]
+    return "fa:16:3e:" + ":".join(f"{byte:02x}" for byte in tail)
+
+
+@pytest.fixture
+def new_port(lab: Lab, network: Network) -> Iterator[PortMaker]:
+    """Make logical switch ports on ``network``: ``new_port(address="dynamic", **more)``."""
+    made: list[str] = []
+
+    def make(**more: object) -> LogicalPort:
+        name = str(uuid.uuid4())
+        made.append(name)
+        return lab.central.add_port(network, name, new_mac(), **more)  # type: ignore[arg-type]
+
+    yield make
+    for name in made:
+        lab.central.remove_port(name)
+
+
+@pytest.fixture
+def no_guests_left(lab: Lab) -> Iterator[None]:
+    """After the test, end all guests of the lab."""
+    yield
+    for host in lab.hosts:
+        if host.powered and host.libvirt.service.running:
+            for domain in host.libvirt.connection.listAllDomains():
+                domain.destroy()
+
+
+@pytest.fixture
+def plain_guest(no_guests_left: None) -> GuestMaker:
+    """Boot a guest plugged by libvirt alone: ``plain_guest(host, port, **spec)``."""
+
+    def make(host: Hypervisor, *ports: LogicalPort, **more: object) -> Guest:
+        name = f"guest-{uuid.uuid4().hex[:6]}"
+        interfaces = [plain_interface(port) for port in ports]
+        return Guest.boot(host, GuestSpec(name, interfaces, **more))  # type: ignore[arg-type]
+
+    return make
+
+
+def plain_interface(port: LogicalPort) -> str:
+    """An ``<interface>`` with which libvirt itself plugs an OVN port."""
+    return (
+        '<interface type="bridge"><source bridge="br-int"/>'
+        f'<mac address="{port.mac}"/><model type="virtio"/><mtu size="1442"/>'
+        f'<virtualport type="openvswitch"><parameters interfaceid="{port.name}"/></virtualport>'
+        f'<target dev="tap{port.name[:11]}"/></interface>'
+    )
+
+
+@pytest.fixture
+def vdsms(lab: Lab, no_guests_left: None) -> list[Vdsm]:
+    """VDSM of every hypervisor."""
+    return [Vdsm(host) for host in lab.hosts]
+
+
+@pytest.fixture
+def new_vm(new_port: PortMaker) -> VmMaker:
+    """Make a VM with one OVN vNIC per port: ``new_vm(*ports, **more)``; a new port if none."""
+
+    def make(*ports: LogicalPort, **more: object) -> Vm:
+        nics = [Nic.ovn(port.name, port.mac) for port in ports or (new_port(),)]
+        return Vm(f"vm-{uuid.uuid4().hex[:6]}", nics, **more)  # type: ignore[arg-type]
+
+    return make

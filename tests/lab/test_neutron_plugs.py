@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How vNICs of Neutron are plugged: on a hypervisor without Neutron's agents.
+
+What the agents do to a port once they have found it (a VLAN tag, a bridge) is done by the tests
+here, at the moment that suits them; test_neutron.py has the agents themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.lab.conftest import new_mac
+from tests.lab.harness.deadline import wait_until
+from tests.lab.harness.hypervisor import Hypervisor
+from tests.lab.harness.lab import Lab
+from tests.lab.harness.nic import DUMMY_BRIDGE, Nic
+from tests.lab.harness.product import Product
+from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.harness.vdsm_hooks import HookError
+
+GROUP = "9e1b0c7a-0000-4000-8000-000000000001"
+CONFIG = "/etc/vif-driver/vif-driver.conf"
+PREFIXES = ("qbr", "qvb", "qvo", "tap", "qtp")
+
+_addresses = count(10)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """One hypervisor without OVN."""
+    with Lab(hypervisors=1, ovn=False) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def host(lab: Lab) -> Hypervisor:
+    """The hypervisor; its integration bridge switches by MAC address and VLAN."""
+    host = lab.hosts[0]
+    # As Neutron's agent has it once its first flows are there, and a fresh add-br from the start.
+    host.vsctl("set", "Bridge", "br-int", "fail_mode=standalone")
+    return host
+
+
+@pytest.fixture(scope="module")
+def product(host: Hypervisor) -> Iterator[Product]:
+    """The product on that hypervisor, its agent running."""
+    product = Product(host)
+    product.install()
+    # Not what some configuration of Neutron that lies about on this machine says.
+    host.write(CONFIG, "[neutron]\nfirewall_driver = iptables_hybrid\n")
+    product.start()
+    yield product
+    product.stop()
+
+
+@pytest.fixture
+def vdsm(host: Hypervisor, product: Product) -> Iterator[Vdsm]:
+    """VDSM on that hypervisor; after the test no VM runs and nothing of one is left."""
+    vdsm = Vdsm(host)
+    yield vdsm
+    for domain in host.libvirt.connection.listAllDomains():
+        domain.destroy()
+    assert not ours(host)
+
+
+@pytest.fixture
+def configured(host: Hypervisor, product: Product) -> Iterator[Callable[[str], None]]:
+    """Configure the agent, until the end of the test: ``configured("[neutron]…")``."""
+    before = host.read(CONFIG)
+
+    def configure(text: str) -> None:
+        host.write(CONFIG, text)
+        product.stop()
+        product.start()
+
+    yield configure
+    configure(before)
+
+
+def ours(host: Hypervisor) -> set[str]:
+    """Devices and ports of vNICs."""
+    names = host.devices() | host.ovs.ports()
+    return {name for name in names if name.startswith(PREFIXES)}
+
+
+def a_vm(plugin: str = "OPEN_VSWITCH", **more: Any) -> Vm:
+    nic = Nic.openstack(plugin, str(uuid.uuid4()), new_mac(), **more)
+    return Vm(f"vm-{uuid.uuid4().hex[:6]}", [nic], dhcp=False)
+
+
+def name(vm: Vm, prefix: str) -> str:
+    return prefix + vm.nics[0].vnic_id[:11]
+
+
+def give_address(vm: Vm) -> str:
+    address = f"10.9.0.{next(_addresses)}"
+    nic = vm.nics[0]
+    vm.running.set_address(vm.running.device(nic.mac), f"{address}/24", mtu=nic.mtu or 1500)
+    return address
+
+
+@contextmanager
+def running(vdsm: Vdsm, *vms: Vm) -> Iterator[list[str]]:
+    """VMs that run; gives their addresses."""
+    for vm in vms:
+        vdsm.create_vm(vm)
+    try:
+        yield [give_address(vm) for vm in vms]
+    finally:
+        for vm in vms:
+            vdsm.destroy_vm(vm)
+
+
+def wire(host: Hypervisor, port: str) -> None:
+    """Do to a port what Neutron's Open vSwitch agent does."""
+    host.vsctl("set", "Port", port, "tag=5")
+
+
+def attribute(host: Hypervisor, path: str) -> str:
+    return host.read(f"/sys/class/net/{path}").strip()
+
+
+# ---- Open vSwitch, direct ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filtered_in_openvswitch(configured: Callable[[str], None]) -> None:
+    """A host whose Neutron agent filters in Open vSwitch."""
+    configured("[neutron]\nfirewall_driver = openvswitch\n")
+
+
+@pytest.mark.usefixtures("filtered_in_openvswitch")
+def test_a_direct_port_carries_nothing_until_it_is_wired(vdsm: Vdsm, host: Hypervisor) -> None:
+    first, second = a_vm(), a_vm()
+    with running(vdsm, first, second) as (_, target):
+        dead = not first.running.reaches(target, timeout=2)
+        wire(host, name(first, "tap"))
+        wire(host, name(second, "tap"))
+
+        assert dead
+        assert first.running.reaches(target)
+
+
+@pytest.mark.usefixtures("filtered_in_openvswitch")
+def test_a_direct_port_is_dead_in_the_transaction_that_makes_it(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    with running(vdsm, vm):
+        log = host.output(["ovsdb-tool", "show-log", "-mm", "/etc/openvswitch/conf.db"])
+        record = next(r for r in log.split("\nrecord ") if name(vm, "tap") in r)
+
+        assert "trunks=[4095]" in record
+
+
+@pytest.mark.usefixtures("filtered_in_openvswitch")
+def test_a_change_of_the_link_leaves_a_wired_port_wired(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    with running(vdsm, vm):
+        wire(host, name(vm, "tap"))
+        vdsm.update_nic(vm, vm.nics[0], link_up=False)
+        vdsm.update_nic(vm, vm.nics[0], link_up=True)
+
+        assert host.ovs.port(name(vm, "tap"))["tag"] == 5
+
+
+def test_a_vm_of_an_older_driver_is_not_cut_off_by_a_change_of_the_link(
+    vdsm: Vdsm, host: Hypervisor, configured: Callable[[str], None]
+) -> None:
+    configured("[neutron]\nfirewall_driver = openvswitch\n")
+    vm = a_vm()
+    hook = host.path("/usr/libexec/vdsm/hooks/before_device_create/50_vif_driver")
+    kept = hook.read_bytes()
+    older = (
+        "#!/bin/sh\nsed -i -e '/filterref/d' -e \"s|<source.*|<source bridge='br-int'/>"
+        "<virtualport type='openvswitch'><parameters interfaceid='$vnic_id'/></virtualport>|\""
+        ' "$_hook_domxml"\n'
+    )
+    hook.chmod(0o755)
+    hook.write_text(older)
+    try:
+        vdsm.create_vm(vm)
+    finally:
+        hook.write_bytes(kept)
+        hook.chmod(0o555)
+    tap = host.ovs.interface_of(vm.nics[0].vnic_id)["name"]
+    wire(host, tap)
+
+    vdsm.update_nic(vm, vm.nics[0], link_up=False)
+    vdsm.update_nic(vm, vm.nics[0], link_up=True)
+
+    port = host.ovs.port(tap)
+    vdsm.destroy_vm(vm)
+    assert tap.startswith("vnet")
+    assert (port["tag"], port["trunks"]) == (5, [])
+
+
+# ---- Open vSwitch with a Linux bridge ------------------------------------------------------------
+
+
+def test_a_hybrid_port_carries_nothing_until_it_is_wired(vdsm: Vdsm, host: Hypervisor) -> None:
+    first, second = a_vm(), a_vm(security_groups=GROUP)
+    with running(vdsm, first, second) as (_, target):
+        dead = not first.running.reaches(target, timeout=2)
+        wire(host, name(first, "qvo"))
+        wire(host, name(second, "qvo"))
+
+        assert dead
+        assert first.running.reaches(target)
+
+
+def test_rules_on_the_tap_of_a_hybrid_bridge_block_and_pass_traffic(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    first, second = a_vm(), a_vm()
+    rule = f"FORWARD -m physdev --physdev-is-bridged --physdev-out {name(second, 'tap')} -j DROP"
+    # Whatever the host's sysctls say: the bridge itself asks for filtering.
+    host.run("sysctl -qw net.bridge.bridge-nf-call-iptables=0")
+    with running(vdsm, first, second) as (_, target):
+        wire(host, name(first, "qvo"))
+        wire(host, name(second, "qvo"))
+        before = first.running.reaches(target)
+        host.run(f"iptables -w -A {rule}")
+        blocked = not first.running.reaches(target, timeout=2)
+        host.run(f"iptables -w -D {rule}")
+
+        assert before and blocked
+        assert first.running.reaches(target)
+
+
+def test_a_hybrid_port_says_whose_it_is_when_it_appears(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    with running(vdsm, vm):
+        interface = host.ovs.interface(name(vm, "qvo"))
+        port = host.ovs.port(name(vm, "qvo"))
+
+        assert interface["external_ids"] == {
+            "iface-id": vm.nics[0].vnic_id,
+            "iface-status": "active",
+            "attached-mac": vm.nics[0].mac,
+            "vm-id": vm.id,
+            "vif-driver": "ovs_hybrid",
+        }
+        assert port["external_ids"] == {"vif-driver": "ovs_hybrid"}
+        assert port["other_config"] == {"transient": "true"}
+        assert port["trunks"] == 4095
+
+
+def test_the_mtu_holds_along_the_whole_path(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm(mtu=1300)
+    with running(vdsm, vm):
+        devices = [name(vm, prefix) for prefix in ("tap", "qbr", "qvb", "qvo")]
+
+        assert [attribute(host, f"{device}/mtu") for device in devices] == ["1300"] * 4
+
+
+def test_a_repeated_plug_leaves_a_wired_port_wired(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    nic = vm.nics[0]
+    hook = ("before_nic_hotplug", nic.xml().encode())
+    vdsm.hooks.run(*hook, vm_id=vm.id, device_custom=nic.custom)
+    wire(host, name(vm, "qvo"))
+
+    vdsm.hooks.run(*hook, vm_id=vm.id, device_custom=nic.custom)
+
+    port = host.ovs.port(name(vm, "qvo"))
+    vdsm.hooks.run("after_nic_hotplug_fail", hook[1], vm_id=vm.id, device_custom=nic.custom)
+    assert port["tag"] == 5
+
+
+def test_a_plug_after_a_power_cut_does_not_come_up_in_its_old_vlan(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    vdsm.create_vm(vm)
+    wire(host, name(vm, "qvo"))
+    vm.running.destroy()
+    # What a power cut leaves: the row, and no device.
+    host.ip(f"link del {name(vm, 'qvb')}", f"link del {name(vm, 'qbr')}")
+
+    vdsm.create_vm(vm)
+
+    port = host.ovs.port(name(vm, "qvo"))
+    vdsm.destroy_vm(vm)
+    assert (port["tag"], port["trunks"]) == ([], 4095)
+
+
+def test_a_nic_is_hot_plugged_on_a_hybrid_bridge_and_taken_out(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    extra = Nic.openstack("OPEN_VSWITCH", str(uuid.uuid4()), new_mac())
+    with running(vdsm, vm):
+        before = ours(host)
+        vdsm.hotplug(vm, extra)
+        plugged = ours(host) - before
+        vdsm.hotunplug(vm, extra)
+
+        assert plugged == {p + extra.vnic_id[:11] for p in ("tap", "qbr", "qvb", "qvo")}
+        assert ours(host) == before
+
+
+def test_a_hot_plug_that_libvirt_refuses_leaves_nothing(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    wrong = Nic.openstack("OPEN_VSWITCH", str(uuid.uuid4()), new_mac(), model="no such model")
+    with running(vdsm, vm):
+        before = ours(host)
+        with pytest.raises(Exception, match="Model name"):
+            vdsm.hotplug(vm, wrong)
+
+        assert ours(host) == before
+
+
+def test_a_bridge_that_a_guest_uses_is_not_taken_from_under_it(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    with running(vdsm, vm):
+        before = ours(host)
+        xml = vdsm.live_xml(vm, vm.nics[0])
+        custom = vm.nics[0].custom
+        vdsm.hooks.run("after_device_destroy", xml, vm_id=vm.id, device_custom=custom)
+        run = vdsm.runs[-1]
+
+        assert run.status == 1 and "still on the bridge" in run.stderr
+        assert ours(host) == before
+
+
+def test_an_agent_killed_in_the_middle_of_a_plug_is_made_good_by_the_next_one(
+    vdsm: Vdsm, host: Hypervisor, product: Product
+) -> None:
+    vm = a_vm()
+    # The plug stands still where it waits for ovs-vswitchd to take the port up.
+    host.ovs.vswitchd.suspend()
+    failures: list[BaseException] = []
+
+    def plug() -> None:
+        try:
+            vdsm.create_vm(vm)
+        except HookError as error:
+            failures.append(error)
+
+    plugging = threading.Thread(target=plug)
+    plugging.start()
+    wait_until(lambda: host.ovs.port(name(vm, "qvo")), 10, "the port in the middle of the plug")
+    product.kill()
+    plugging.join()
+    host.ovs.vswitchd.resume()
+    half_made = ours(host)
+    product.start()
+
+    with running(vdsm, vm):
+        whole = ours(host)
+        interface = host.ovs.interface(name(vm, "qvo"))
+
+    assert "vif-agent does not answer" in str(failures[0])
+    assert half_made == {name(vm, prefix) for prefix in ("qbr", "qvb", "qvo")}
+    assert whole == half_made | {name(vm, "tap")}
+    assert interface["ofport"] > 0
+
+
+def test_a_plug_that_fails_late_leaves_nothing(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    host.ovs.vswitchd.suspend()
+    try:
+        with pytest.raises(HookError) as failed:
+            vdsm.create_vm(vm)
+    finally:
+        host.ovs.vswitchd.resume()
+
+    assert "ovs-vswitchd did not take port" in failed.value.stderr
+    wait_until(lambda: not ours(host), 5, "nothing left")
+
+
+@pytest.mark.parametrize("prefix", ["qbr", "qvb", "qvo", "tap"])
+def test_a_device_of_somebody_else_is_left_to_him(
+    vdsm: Vdsm, host: Hypervisor, prefix: str
+) -> None:
+    vm = a_vm()
+    host.ip(f"link add {name(vm, prefix)} type bridge")
+    try:
+        with pytest.raises(HookError) as refused:
+            vdsm.create_vm(vm)
+        kept = ours(host)
+    finally:
+        host.ip(f"link del {name(vm, prefix)}")
+
+    assert name(vm, prefix) in refused.value.stderr
+    assert kept == {name(vm, prefix)}
+
+
+def test_a_port_of_somebody_else_is_left_to_him(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    host.vsctl("--no-wait", "add-port", "br-int", name(vm, "qvo"))
+    try:
+        with pytest.raises(HookError) as refused:
+            vdsm.create_vm(vm)
+        kept = ours(host)
+    finally:
+        host.vsctl("del-port", name(vm, "qvo"))
+
+    assert "not made for this vNIC" in refused.value.stderr
+    assert kept == {name(vm, "qvo")}
+
+
+# ---- Linux bridge --------------------------------------------------------------------------------
+
+
+def test_the_device_for_the_linux_bridge_agent_is_on_no_bridge_and_down(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm("LINUX_BRIDGE")
+    with running(vdsm, vm):
+        tap = name(vm, "tap")
+
+        assert not host.exists(f"/sys/class/net/{tap}/master")
+        assert not int(attribute(host, f"{tap}/flags"), 16) & 1
+        assert attribute(host, f"{tap}/mtu") == "1442"
+
+
+def test_guests_reach_each_other_once_the_agent_has_taken_their_devices(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    first, second = a_vm("LINUX_BRIDGE"), a_vm("LINUX_BRIDGE")
+    with running(vdsm, first, second) as (_, target):
+        alone = not first.running.reaches(target, timeout=2)
+        host.ip("link add brq-test type bridge", "link set brq-test up")
+        for vm in (first, second):
+            host.ip(f"link set {name(vm, 'tap')} master brq-test up")
+        together = first.running.reaches(target)
+        host.ip("link del brq-test")
+
+    assert alone and together
+
+
+def test_where_the_dummy_bridge_is_asked_for_the_tap_is_taken_off_it(
+    vdsm: Vdsm, host: Hypervisor, configured: Callable[[str], None]
+) -> None:
+    configured("[neutron]\nlinux_bridge_plug = dummy_bridge\n")
+    host.run(["ip", "link", "add", DUMMY_BRIDGE, "type", "bridge"])
+    vm = a_vm("LINUX_BRIDGE")
+    try:
+        with running(vdsm, vm):
+            tap = name(vm, "tap")
+            assert ours(host) == {tap}
+            assert not host.exists(f"/sys/class/net/{tap}/master")
+    finally:
+        host.run(["ip", "link", "del", DUMMY_BRIDGE])
