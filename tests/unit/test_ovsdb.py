@@ -25,12 +25,12 @@ def connected(server: OvsdbServer, scenario: Callable[[Ovsdb], Awaitable[Any]]) 
 
     async def main() -> Any:
         database = Ovsdb(server.socket)
-        await database.open()
+        database.replica.open()
         try:
-            await database.wait_connected()
+            await database.replica.wait_connected()
             return await scenario(database)
         finally:
-            await database.close()
+            database.replica.close()
 
     return asyncio.run(main())
 
@@ -127,9 +127,9 @@ def test_a_restart_of_the_server_is_survived(ovsdb_server: OvsdbServer) -> None:
         await add_port(database)
         ovsdb_server.stop()
         await asyncio.sleep(0.05)
-        gone = database.connected
+        gone = database.replica.connected
         ovsdb_server.start()
-        await database.wait_connected(10)
+        await database.replica.wait_connected(10)
         await add_port(database, "qvo2")
         return gone, database.port("qvo1") is not None
 
@@ -140,21 +140,19 @@ def test_a_restart_of_the_server_is_survived(ovsdb_server: OvsdbServer) -> None:
 def test_a_server_that_is_away_is_told_with_what_to_do(tmp_path: Path) -> None:
     async def main() -> None:
         database = Ovsdb(tmp_path / "db.sock")
-        await database.open()
+        database.replica.open()
         try:
-            await database.wait_connected(0.2)
+            await database.replica.wait_connected(0.2)
         finally:
-            await database.close()
+            database.replica.close()
 
     with pytest.raises(Unavailable, match="systemctl start openvswitch"):
         asyncio.run(main())
 
 
 def test_a_host_without_open_vswitch_is_told(tmp_path: Path) -> None:
-    database = Ovsdb(tmp_path / "db.sock", schema=tmp_path / "none")
-
     with pytest.raises(Unavailable, match="not installed"):
-        asyncio.run(database.open())
+        Ovsdb(tmp_path / "db.sock", schema=tmp_path / "none")
 
 
 def test_a_port_that_open_vswitch_does_not_take_up_is_told(ovsdb_server: OvsdbServer) -> None:
@@ -190,14 +188,14 @@ def test_a_port_that_open_vswitch_opened_is_ready(ovsdb_server: OvsdbServer) -> 
 def test_a_quiet_database_wakes_nobody(ovsdb_server: OvsdbServer) -> None:
     async def scenario(database: Ovsdb) -> int:
         turns = 0
-        run = database._idl.run  # type: ignore[union-attr]
+        run = database.replica._idl.run
 
         def counted() -> None:
             nonlocal turns
             turns += 1
             run()
 
-        database._idl.run = counted  # type: ignore[union-attr]
+        database.replica._idl.run = counted
         await asyncio.sleep(0.5)
         return turns
 

@@ -53,7 +53,7 @@ class Agent:
 
     def _status(self) -> dict[str, object]:
         bridge = self._settings.integration_bridge
-        connected = self._ovsdb.connected
+        connected = self._ovsdb.replica.connected
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -75,7 +75,7 @@ async def run(settings: config.Config) -> None:
     callers = server.callers_of_this_host()
     path = Path(wire.SOCKET)
     path.parent.mkdir(mode=0o755, exist_ok=True)
-    await ovsdb.open()
+    ovsdb.replica.open()
     with server.listen(path, callers) as listener:
         service = server.Server(Agent(settings, ovsdb, links).answer, callers)
         serving = asyncio.ensure_future(service.serve(listener))
@@ -86,7 +86,7 @@ async def run(settings: config.Config) -> None:
             await serving
         except asyncio.CancelledError:
             log.info("vif-agent ends")
-    await ovsdb.close()
+    ovsdb.replica.close()
     await links.close()
 
 

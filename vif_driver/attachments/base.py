@@ -75,7 +75,7 @@ class Attachment(abc.ABC):
         name = self.config.integration_bridge
         ovsdb = self.host.ovsdb
         if ovsdb is not None:
-            await ovsdb.wait_connected()
+            await ovsdb.replica.wait_connected()
             present = ovsdb.has_bridge(name)
         elif ovsdb_socket.is_down():
             raise Unavailable(

@@ -48,7 +48,7 @@ class OvsAttachment(Attachment):
         """Check that libvirt plugged the tap under the port's id."""
         if self.host.ovsdb is None:
             return
-        await self.host.ovsdb.wait_connected()
+        await self.host.ovsdb.replica.wait_connected()
         port = self.host.ovsdb.port(vnic.tap)
         if port is None or port.external_ids.get("iface-id") != vnic.id:
             raise HostError(

@@ -78,7 +78,7 @@ class OvsHybridAttachment(Attachment):
         bridge = _private_bridge(links, vnic)
         await bridge.require_unused()
         try:
-            await ovsdb.wait_connected()
+            await ovsdb.replica.wait_connected()
             await ovsdb.delete_port(vnic.switch_end, {MARK_KEY: self.name, "iface-id": vnic.id})
         finally:
             # Without the database, the devices at least; the row goes with the next cleaning.

@@ -1,46 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Open vSwitch's database: a replica of what we use of it, and transactions.
-
-The replica is kept by the IDL of the ``ovs`` package (ovs/db/idl.py), driven by the asyncio
-loop: nothing polls, and the process sleeps while the database is quiet.
-"""
+"""Open vSwitch's database: the bridges and ports of this host."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import ovs.db.idl
-import ovs.poller
-import ovs.timeval
 
 from vif_driver.errors import HostError, NameTaken, Unavailable
 from vif_driver.host.ovsdb_socket import SOCKET
-
-log = logging.getLogger(__name__)
+from vif_driver.host.replica import Replica
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 
-#: Seconds until a transaction that ovsdb-server does not answer is given up.
-TRANSACTION_TIMEOUT = 5.0
-
-#: Milliseconds between two attempts to connect, at first and at most.
-RECONNECT_BACKOFF = (250, 1000)
-
-# The whole database of a busy host has statistics that change all the time; these do not.  The
-# IDL also writes only to columns that it replicates.
+# The whole database of a busy host has statistics that change all the time; these do not.
 _REPLICATED = {
     "Bridge": ["name", "ports"],
     "Port": ["name", "interfaces", "external_ids", "other_config", "tag", "trunks"],
     "Interface": ["name", "external_ids", "ofport", "error"],
 }
-
-_NOT_CONNECTED = "start Open vSwitch (systemctl start openvswitch), then repeat the operation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,68 +47,32 @@ class Port:
 
 
 class Ovsdb:
-    """A connection to the local ovsdb-server that outlives the server's restarts.
+    """Open vSwitch's database on this host.
 
     Args:
-        socket: the server's unix socket.
+        socket: where ovsdb-server listens.
         schema: the schema file that Open vSwitch installs.
+
+    Raises:
+        Unavailable: Open vSwitch is not installed.
     """
 
     def __init__(self, socket: Path = SOCKET, schema: Path = SCHEMA) -> None:
-        self._socket = socket
-        self._schema = schema
-        self._idl: Any | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-        self._armed = contextlib.ExitStack()
-
-    async def open(self) -> None:
-        """Begin to connect; returns at once, whether or not there is a server.
-
-        Raises:
-            Unavailable: Open vSwitch is not installed.
-        """
         try:
-            helper = ovs.db.idl.SchemaHelper(str(self._schema))
+            tables = ovs.db.idl.SchemaHelper(str(schema))
         except OSError as error:
             raise Unavailable(
-                f"Open vSwitch is not installed ({self._schema}: {error.strerror})",
+                f"Open vSwitch is not installed ({schema}: {error.strerror})",
                 "install the package openvswitch",
             ) from error
         for table, columns in _REPLICATED.items():
-            helper.register_columns(table, columns)
-        self._idl = ovs.db.idl.Idl(f"unix:{self._socket}", helper)
-        # By default the pause between two attempts grows to 8 s; a VM start doesn't wait so long
-        # for a database that has been back for a while.
-        self._idl._session.reconnect.set_backoff(*RECONNECT_BACKOFF)
-        self._pump()
-
-    async def close(self) -> None:
-        """Drop the connection."""
-        self._armed.close()
-        if self._idl is not None:
-            self._idl.close()
-            self._idl = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether the replica is complete and the server answers."""
-        # The IDL keeps its last contents while it reconnects, and says so nowhere but here.
-        return (
-            self._idl is not None
-            and self._idl.has_ever_connected()
-            and self._idl._session.is_connected()
+            tables.register_columns(table, columns)
+        self.replica = Replica(
+            "Open vSwitch's database",
+            f"unix:{socket}",
+            tables,
+            "start Open vSwitch (systemctl start openvswitch), then repeat the operation",
         )
-
-    async def wait_connected(self, timeout: float = 2.0) -> None:
-        """Wait for the connection, which may just be coming back after a restart.
-
-        Raises:
-            Unavailable: it did not come within ``timeout`` seconds.
-        """
-        if not await self._wait(lambda: self.connected, timeout):
-            raise Unavailable(
-                f"Open vSwitch's database does not answer on {self._socket}", _NOT_CONNECTED
-            )
 
     def has_bridge(self, name: str) -> bool:
         """Tell whether Open vSwitch has a bridge of that name."""
@@ -135,12 +80,7 @@ class Ovsdb:
 
     def port(self, name: str) -> Port | None:
         """Look up the port that carries the interface of that name, on whatever bridge."""
-        for bridge in self._rows("Bridge"):
-            for row in bridge.ports:
-                for interface in row.interfaces:
-                    if interface.name == name:
-                        return _port(bridge, row, interface)
-        return None
+        return next((_port(*rows) for rows in self._interfaces(name)), None)
 
     async def add_port(
         self,
@@ -175,16 +115,16 @@ class Ovsdb:
                     f"Open vSwitch has a port {name} already",
                     f"remove it if nothing uses it: ovs-vsctl del-port {name}",
                 )
-            new_interface = transaction.insert(self._table("Interface"))
+            new_interface = transaction.insert(self.replica.table("Interface"))
             new_interface.name = name
             _set_columns(new_interface, interface)
-            new_port = transaction.insert(self._table("Port"))
+            new_port = transaction.insert(self.replica.table("Port"))
             new_port.name = name
             new_port.interfaces = [new_interface]
             _set_columns(new_port, port)
             owner.addvalue("ports", new_port)
 
-        await self._transact(f"add port {name} to {bridge}", build)
+        await self.replica.transact(f"add port {name} to {bridge}", build)
 
     async def delete_port(self, name: str, external_ids: Mapping[str, str]) -> bool:
         """Delete a port, provided that its interface still carries these ``external_ids``.
@@ -200,17 +140,14 @@ class Ovsdb:
         def build(transaction: Any) -> None:
             nonlocal found
             found = False
-            for bridge in self._rows("Bridge"):
-                for row in bridge.ports:
-                    for interface in row.interfaces:
-                        if interface.name != name or not _carries(interface, external_ids):
-                            continue
-                        interface.verify("external_ids")
-                        bridge.delvalue("ports", row)
-                        # Rows that nothing refers to are removed by the server itself.
-                        found = True
+            for bridge, port, interface in self._interfaces(name):
+                if _carries(interface, external_ids):
+                    interface.verify("external_ids")
+                    # Rows that nothing refers to are removed by the server itself.
+                    bridge.delvalue("ports", port)
+                    found = True
 
-        await self._transact(f"delete port {name}", build)
+        await self.replica.transact(f"delete port {name}", build)
         return found
 
     async def wait_ofport(self, name: str, timeout: float) -> None:
@@ -224,7 +161,7 @@ class Ovsdb:
             row = self._find("Interface", name)
             return row is None or bool(row.ofport)
 
-        await self._wait(settled, timeout)
+        await self.replica.wait(settled, timeout)
         row = self._find("Interface", name)
         if row is None:
             raise HostError(f"port {name} was removed by somebody else", "repeat the operation")
@@ -239,130 +176,16 @@ class Ovsdb:
                 "see ovs-vswitchd.log",
             )
 
-    # -- the IDL ------------------------------------------------------------------------------
-
-    def _table(self, table: str) -> Any:
-        if self._idl is None or not self.connected:
-            raise Unavailable("Open vSwitch's database does not answer", _NOT_CONNECTED)
-        return self._idl.tables[table]
-
-    def _rows(self, table: str) -> Iterator[Any]:
-        return iter(list(self._table(table).rows.values()))
-
     def _find(self, table: str, name: str) -> Any | None:
-        return next((row for row in self._rows(table) if row.name == name), None)
+        return next((row for row in self.replica.rows(table) if row.name == name), None)
 
-    async def _transact(self, what: str, build: Callable[[Any], None]) -> None:
-        """Commit what ``build`` puts into a transaction, again if the database had moved on.
-
-        ``build`` is called anew for each try, with an empty transaction.
-        """
-        deadline = asyncio.get_running_loop().time() + TRANSACTION_TIMEOUT
-        while True:
-            await self.wait_connected()
-            transaction = ovs.db.idl.Transaction(self._idl)
-            try:
-                build(transaction)
-                status = transaction.commit()
-                while status == ovs.db.idl.Transaction.INCOMPLETE:
-                    left = deadline - asyncio.get_running_loop().time()
-                    if left <= 0 or not await self._wait_for_change(left):
-                        raise Unavailable(
-                            f"Open vSwitch's database did not answer a request to {what}",
-                            _NOT_CONNECTED,
-                        )
-                    status = transaction.commit()
-            finally:
-                transaction.abort()
-            if status in (
-                ovs.db.idl.Transaction.SUCCESS,
-                ovs.db.idl.Transaction.UNCHANGED,
-            ):
-                return
-            if status != ovs.db.idl.Transaction.TRY_AGAIN:
-                raise HostError(
-                    f"Open vSwitch's database refused to {what} ({transaction.get_error()})",
-                    "see ovsdb-server.log",
-                )
-            if asyncio.get_running_loop().time() >= deadline:
-                raise HostError(
-                    f"Open vSwitch's database kept changing while trying to {what}",
-                    "repeat the operation",
-                )
-            await self._wait_for_change(0.1)
-
-    async def _wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until a condition on the replica holds; False if ``timeout`` seconds pass first."""
-        deadline = asyncio.get_running_loop().time() + timeout
-        while not condition():
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0 or not await self._wait_for_change(left):
-                return condition()
-        return True
-
-    async def _wait_for_change(self, timeout: float) -> bool:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        # A transaction begun since the last turn has a request to send.
-        self._arm()
-        done, _ = await asyncio.wait([waiter], timeout=timeout)
-        if not done:
-            self._waiters.remove(waiter)
-        return bool(done)
-
-    def _pump(self) -> None:
-        """Let the IDL do what it has to do now, and have the loop call again when it must."""
-        if self._idl is None:
-            return
-        try:
-            self._idl.run()
-        except Exception:  # the IDL must not take the loop down with it
-            log.exception("the replica of Open vSwitch's database failed; connecting anew")
-            self._idl.force_reconnect()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._arm()
-
-    def _arm(self) -> None:
-        self._armed.close()
-        if self._idl is None:
-            return
-        wishes = _Wishes()
-        self._idl.wait(wishes)
-        loop = asyncio.get_running_loop()
-        for descriptor, events in wishes.descriptors.items():
-            if events & ovs.poller.POLLIN:
-                loop.add_reader(descriptor, self._pump)
-                self._armed.callback(loop.remove_reader, descriptor)
-            if events & ovs.poller.POLLOUT:
-                loop.add_writer(descriptor, self._pump)
-                self._armed.callback(loop.remove_writer, descriptor)
-        if wishes.seconds is not None:
-            self._armed.callback(loop.call_later(wishes.seconds, self._pump).cancel)
-
-
-class _Wishes:
-    """What the IDL wants to be woken for; stands in for its own poll loop (ovs/poller.py)."""
-
-    def __init__(self) -> None:
-        self.descriptors: dict[int, int] = {}
-        self.seconds: float | None = None
-
-    def fd_wait(self, descriptor: Any, events: int) -> None:
-        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
-        self.descriptors[number] = self.descriptors.get(number, 0) | events
-
-    def timer_wait(self, milliseconds: int) -> None:
-        seconds = max(0.0, milliseconds / 1000)
-        self.seconds = seconds if self.seconds is None else min(self.seconds, seconds)
-
-    def timer_wait_until(self, milliseconds: int) -> None:
-        self.timer_wait(milliseconds - ovs.timeval.msec())
-
-    def immediate_wake(self) -> None:
-        self.seconds = 0.0
+    def _interfaces(self, name: str) -> Iterator[tuple[Any, Any, Any]]:
+        """Give bridge, port and interface rows of every interface of that name."""
+        for bridge in self.replica.rows("Bridge"):
+            for port in bridge.ports:
+                for interface in port.interfaces:
+                    if interface.name == name:
+                        yield bridge, port, interface
 
 
 def _set_columns(row: Any, columns: Mapping[str, Any]) -> None:

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A replica of an OVSDB database that lives in the asyncio loop.
+
+The replica is kept by the IDL of the ``ovs`` package (ovs/db/idl.py), whose descriptor and timers
+hang in the loop: nothing polls, and the process sleeps while the database is quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ovs.db.idl
+import ovs.poller
+import ovs.timeval
+
+from vif_driver.errors import HostError, Unavailable
+
+log = logging.getLogger(__name__)
+
+#: Seconds until a transaction that the server does not answer is given up.
+TRANSACTION_TIMEOUT = 5.0
+
+#: Milliseconds between two attempts to connect, at first and at most.
+RECONNECT_BACKOFF = (250, 1000)
+
+_COMMITTED = (ovs.db.idl.Transaction.SUCCESS, ovs.db.idl.Transaction.UNCHANGED)
+
+
+class Replica:
+    """A connection to a database that outlives the server's restarts.
+
+    Args:
+        name: of the database, for messages.
+        remote: where its server listens, in OVSDB's own notation (ovsdb(7)).
+        tables: the tables and columns to replicate; the IDL writes only to those as well.
+        remedy: what to do when the server does not answer.
+    """
+
+    def __init__(
+        self, name: str, remote: str, tables: ovs.db.idl.SchemaHelper, remedy: str
+    ) -> None:
+        self._name = name
+        self._remote = remote
+        self._remedy = remedy
+        self._waiters: list[asyncio.Future[None]] = []
+        self._armed = contextlib.ExitStack()
+        self._closed = False
+        self._idl = ovs.db.idl.Idl(remote, tables)
+        # By default the pause between two attempts grows to 8 s; a VM start doesn't wait so long
+        # for a database that has been back for a while.
+        self._idl._session.reconnect.set_backoff(*RECONNECT_BACKOFF)
+
+    def open(self) -> None:
+        """Begin to connect; must be called in the running loop."""
+        self._turn()
+
+    def close(self) -> None:
+        """Drop the connection."""
+        self._closed = True
+        self._armed.close()
+        self._idl.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the replica is complete and the server answers."""
+        # The IDL keeps its last contents while it reconnects, and says so nowhere but here.
+        return (
+            not self._closed
+            and self._idl.has_ever_connected()
+            and self._idl._session.is_connected()
+        )
+
+    async def wait_connected(self, timeout: float = 2.0) -> None:
+        """Wait for the connection, which may just be coming back after a restart.
+
+        Raises:
+            Unavailable: it did not come within ``timeout`` seconds.
+        """
+        if not await self.wait(lambda: self.connected, timeout):
+            raise self._unavailable()
+
+    def table(self, name: str) -> Any:
+        """Give a table of the replica.
+
+        Raises:
+            Unavailable: the replica may be out of date.
+        """
+        if not self.connected:
+            raise self._unavailable()
+        return self._idl.tables[name]
+
+    def rows(self, table: str) -> Iterator[Any]:
+        """Give the rows of a table as they are now.
+
+        Raises:
+            Unavailable: the replica may be out of date.
+        """
+        return iter(list(self.table(table).rows.values()))
+
+    async def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until a condition on the replica holds; False if ``timeout`` seconds pass first."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while not condition():
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or not await self._wait_for_change(left):
+                return condition()
+        return True
+
+    async def transact(self, what: str, build: Callable[[Any], None]) -> None:
+        """Commit what ``build`` puts into a transaction, again if the database had moved on.
+
+        Args:
+            what: the purpose, for messages, as in "refused to ...".
+            build: called anew for each attempt, with an empty ovs.db.idl.Transaction.
+
+        Raises:
+            HostError: the server refused, or the database kept changing.
+            Unavailable: the server did not answer in time.
+        """
+        deadline = asyncio.get_running_loop().time() + TRANSACTION_TIMEOUT
+        while True:
+            await self.wait_connected()
+            status, error = await self._attempt(build, deadline)
+            if status in _COMMITTED:
+                return
+            if status == ovs.db.idl.Transaction.INCOMPLETE:
+                raise Unavailable(f"{self._name} did not answer a request to {what}", self._remedy)
+            if status != ovs.db.idl.Transaction.TRY_AGAIN:
+                raise HostError(f"{self._name} refused to {what} ({error})", "see its log")
+            if asyncio.get_running_loop().time() >= deadline:
+                raise HostError(
+                    f"{self._name} kept changing while trying to {what}", "repeat the operation"
+                )
+            await self._wait_for_change(0.1)
+
+    async def _attempt(
+        self, build: Callable[[Any], None], deadline: float
+    ) -> tuple[str, str | None]:
+        """Commit once; give the status (INCOMPLETE if time ran out) and the server's error."""
+        transaction = ovs.db.idl.Transaction(self._idl)
+        try:
+            build(transaction)
+            status = transaction.commit()
+            while status == ovs.db.idl.Transaction.INCOMPLETE:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or not await self._wait_for_change(left):
+                    break
+                status = transaction.commit()
+            return status, transaction.get_error()
+        finally:
+            transaction.abort()
+
+    async def _wait_for_change(self, timeout: float) -> bool:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        # A transaction begun since the last turn may have a request left to send.
+        self._arm()
+        try:
+            done, _ = await asyncio.wait([waiter], timeout=timeout)
+            return bool(done)
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _turn(self) -> None:
+        """Let the IDL do what it has to do now, and have the loop call again when it must."""
+        if self._closed:
+            return
+        try:
+            self._idl.run()
+        except Exception:  # the IDL must not take the loop down with it
+            log.exception("the replica of %s failed; connecting anew", self._name)
+            self._idl.force_reconnect()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._arm()
+
+    def _arm(self) -> None:
+        self._armed.close()
+        if self._closed:
+            return
+        wishes = _Wishes()
+        self._idl.wait(wishes)
+        loop = asyncio.get_running_loop()
+        for descriptor, events in wishes.descriptors.items():
+            if events & ovs.poller.POLLIN:
+                loop.add_reader(descriptor, self._turn)
+                self._armed.callback(loop.remove_reader, descriptor)
+            if events & ovs.poller.POLLOUT:
+                loop.add_writer(descriptor, self._turn)
+                self._armed.callback(loop.remove_writer, descriptor)
+        if wishes.seconds is not None:
+            self._armed.callback(loop.call_later(wishes.seconds, self._turn).cancel)
+
+    def _unavailable(self) -> Unavailable:
+        return Unavailable(f"{self._name} does not answer on {self._remote}", self._remedy)
+
+
+class _Wishes:
+    """What the IDL wants to be woken for; stands in for its own poll loop (ovs/poller.py)."""
+
+    def __init__(self) -> None:
+        self.descriptors: dict[int, int] = {}
+        self.seconds: float | None = None
+
+    def fd_wait(self, descriptor: Any, events: int) -> None:
+        number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+        self.descriptors[number] = self.descriptors.get(number, 0) | events
+
+    def timer_wait(self, milliseconds: int) -> None:
+        seconds = max(0.0, milliseconds / 1000)
+        self.seconds = seconds if self.seconds is None else min(self.seconds, seconds)
+
+    def timer_wait_until(self, milliseconds: int) -> None:
+        self.timer_wait(milliseconds - ovs.timeval.msec())
+
+    def immediate_wake(self) -> None:
+        self.seconds = 0.0
