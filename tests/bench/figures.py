@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All figures, in the order in which they are measured and shown."""
+
+from __future__ import annotations
+
+from tests.bench import hooks, load, rewriting
+from tests.bench.figure import Figure
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("hook_not_ours", "ratio", 1.15, hooks.not_ours),
+    Figure("hook_ovn_agent", "ratio", 1.35, hooks.ovn_agent),
+    Figure("hook_ovn_no_agent", "ratio", None, hooks.ovn_no_agent),
+    Figure("xml_rewrites", "1/s", None, rewriting.rewrites),
+    Figure("hooks_at_once", "failures", 0, load.hooks_at_once),
+    Figure("agent_request_median", "ms", None, load.request_median),
+    Figure("agent_request_p99", "ms", None, load.request_p99),
+)
