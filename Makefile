@@ -15,6 +15,15 @@ PURELIB    ?= $(shell $(PYTHON) packaging/purelib.py $(PREFIX))
 PYTHON39   ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) $(shell command -v python3.9))
 PYTHON312  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) $(shell command -v python3.12))
 
+# A line for the launchers where the interpreter would not look there by itself.
+SEARCH      = $(shell $(PYTHON) -I -c "import sys; print('' if '$(PURELIB)' in sys.path else \
+                  'sys.path.insert(0, \"$(PURELIB)\")')")
+
+# $(call launcher,SOURCE,PATH,MODE): install a script that names paths below the prefix.
+launcher = install -D -m $(3) $(1) "$(DESTDIR)$(2)" && sed -i \
+    -e 's|/usr/libexec/vif-driver/|$(PREFIX)/libexec/vif-driver/|' \
+    $(if $(SEARCH),-e 's|^from vif_driver|$(SEARCH)\n&|') "$(DESTDIR)$(2)"
+
 EVENTS := before_device_create before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
           after_device_create after_device_destroy after_nic_hotunplug before_update_device
 
@@ -59,16 +68,16 @@ bench: deps ## measure; prints a table and writes build/bench.json (ONLY=name fo
 	$(SYSTEM) -m tests.bench $(ONLY)
 
 install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
-	$(PYTHON) setup.py -q build --build-base build/py install \
+	base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) setup.py -q egg_info --egg-base "$$base" \
+	    build --build-base "$$base" install \
 	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --install-lib "$(PURELIB)" \
-	    --single-version-externally-managed --record build/py/installed
-	install -d "$(DESTDIR)$(PREFIX)/sbin" "$(DESTDIR)$(PREFIX)/bin"
-	install -m 0755 packaging/bin/vif-agent "$(DESTDIR)$(PREFIX)/sbin/vif-agent"
-	install -m 0755 packaging/bin/vifctl "$(DESTDIR)$(PREFIX)/bin/vifctl"
-	for event in $(EVENTS); do \
-	    install -D -m 0555 hooks.d/50_vif_driver \
-	        "$(DESTDIR)$(HOOKSDIR)/$$event/50_vif_driver" || exit 1; \
-	done
+	    --single-version-externally-managed --record "$$base/installed"
+	$(call launcher,packaging/bin/vif-agent,$(PREFIX)/sbin/vif-agent,0755)
+	$(call launcher,packaging/bin/vifctl,$(PREFIX)/bin/vifctl,0755)
+	$(call launcher,packaging/bin/without-agent,$(PREFIX)/libexec/vif-driver/without-agent,0755)
+	$(foreach event,$(EVENTS),\
+	    $(call launcher,hooks.d/50_vif_driver,$(HOOKSDIR)/$(event)/50_vif_driver,0555) &&) true
 	test -e "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf" || \
 	    install -D -m 0644 packaging/vif-driver.conf \
 	        "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf"

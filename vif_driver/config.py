@@ -72,7 +72,8 @@ def load(path: Path = PATH) -> Config:
     Raises:
         ConfigError: the file cannot be read or understood.
     """
-    parser = configparser.ConfigParser(interpolation=None)
+    # A section that no header can name: what stands in [DEFAULT] is a mistake like any other.
+    parser = configparser.ConfigParser(interpolation=None, default_section="\n")
     try:
         with path.open(encoding="utf-8") as file:
             parser.read_file(file)

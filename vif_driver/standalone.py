@@ -9,25 +9,43 @@ a message that says so.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import socket
-import sys
 
 from vif_driver import config, wire
-from vif_driver.errors import BadRequest, VifError
+from vif_driver.errors import BadRequest, one_line
 from vif_driver.events import Events, failure
 from vif_driver.host import Host
 
 
 def main() -> int:
     """Read a request from descriptor 0, write the reply to it."""
-    # The hook's stderr goes to vdsm.log on success, and to the user on failure: then the hook's
-    # own line must be the only one.
-    logging.basicConfig(level=logging.CRITICAL)
+    journal = _Journal()
+    logging.basicConfig(level=logging.INFO, handlers=[journal])
     with socket.socket(fileno=0) as connection, connection.makefile("rwb") as stream:
         reply = _answer(stream.readline(wire.MAX_HEADER), stream.read)
+        if reply.status == 0 and not reply.message:
+            reply = dataclasses.replace(reply, message=journal.text)
         stream.write(wire.encode_reply(reply))
     return 0
+
+
+class _Journal(logging.Handler):
+    """Keeps what is logged: with no agent whose log it is, it goes to VDSM's by way of stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line."""
+        self._lines.append(record.getMessage())
+
+    @property
+    def text(self) -> str:
+        """Everything, as one line."""
+        return one_line(" | ".join(f"vif-driver: {line}" for line in self._lines))
 
 
 def _answer(header: bytes, read: wire.Read) -> wire.Reply:
@@ -39,9 +57,5 @@ def _answer(header: bytes, read: wire.Read) -> wire.Reply:
             raise BadRequest("the request is cut off", "repeat the operation")
         request = wire.Request(event, wire.parse_properties(properties), data)
         return asyncio.run(Events(config.load(), Host()).handle(request))
-    except VifError as error:
+    except Exception as error:
         return failure(event, str(error))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -58,25 +58,19 @@ class SecurityGroups(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Vnic:
-    """One vNIC of an external network.
+class VnicIdentity:
+    """Which vNIC, and the names of its devices; enough to find it, not to plug it.
 
     Attributes:
         id: the port's id at the provider, a UUID in lower case: OVN's logical switch port name,
             Neutron's port id, ``iface-id`` in Open vSwitch.
         plugin: who runs the network.
-        mac: in lower case.
         vm_id: the VM's UUID in lower case, or None where VDSM did not say.
-        security_groups: which groups apply.
-        mtu: bytes, or None where the engine left it to the host.
     """
 
     id: str
     plugin: Plugin
-    mac: str
-    vm_id: str | None = None
-    security_groups: SecurityGroups = SecurityGroups.DEFAULT
-    mtu: int | None = None
+    vm_id: str | None
 
     @property
     def tap(self) -> str:
@@ -111,8 +105,22 @@ class Vnic:
         return prefix + self.id[:NAME_ID_LENGTH]
 
     def __str__(self) -> str:
-        vm = f" of VM {self.vm_id}" if self.vm_id else ""
-        return f"vNIC {self.id} ({self.mac}){vm}"
+        return f"vNIC {self.id}" + (f" of VM {self.vm_id}" if self.vm_id else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Vnic(VnicIdentity):
+    """A vNIC that can be plugged.
+
+    Attributes:
+        mac: in lower case.
+        security_groups: which groups apply.
+        mtu: bytes, or None where the engine left it to the host.
+    """
+
+    mac: str
+    security_groups: SecurityGroups = SecurityGroups.DEFAULT
+    mtu: int | None = None
 
 
 def describe(properties: Mapping[str, str]) -> str:
@@ -121,8 +129,24 @@ def describe(properties: Mapping[str, str]) -> str:
     return f"vNIC {properties.get('vnic_id') or 'without vnic_id'}" + (f" of VM {vm}" if vm else "")
 
 
+def identify(properties: Mapping[str, str]) -> VnicIdentity:
+    """Tell which vNIC VDSM speaks of.
+
+    Args:
+        properties: the custom properties of the device, and ``vmId``.
+
+    Raises:
+        BadRequest: something of the identity is missing or malformed.
+    """
+    return VnicIdentity(
+        id=_parse_id(properties.get("vnic_id")),
+        plugin=_parse_plugin(properties.get("provider_type"), properties.get("plugin_type")),
+        vm_id=_parse_vm_id(properties.get("vmId")),
+    )
+
+
 def parse(properties: Mapping[str, str], mac: str | None, mtu: str | None) -> Vnic:
-    """Check what VDSM said about a vNIC.
+    """Check what VDSM said about a vNIC that is to be plugged.
 
     Args:
         properties: the custom properties of the device, and ``vmId``.
@@ -132,12 +156,12 @@ def parse(properties: Mapping[str, str], mac: str | None, mtu: str | None) -> Vn
     Raises:
         BadRequest: something is missing or malformed.
     """
-    plugin = _parse_plugin(properties.get("provider_type"), properties.get("plugin_type"))
+    identity = identify(properties)
     return Vnic(
-        id=_parse_id(properties.get("vnic_id")),
-        plugin=plugin,
-        mac=_parse_mac(mac),
-        vm_id=_parse_vm_id(properties.get("vmId")),
+        id=identity.id,
+        plugin=identity.plugin,
+        vm_id=identity.vm_id,
+        mac=parse_mac(mac),
         security_groups=_parse_security_groups(properties.get("security_groups")),
         mtu=_parse_mtu(mtu),
     )
@@ -187,7 +211,12 @@ def _parse_id(vnic_id: str | None) -> str:
     return vnic_id
 
 
-def _parse_mac(mac: str | None) -> str:
+def parse_mac(mac: str | None) -> str:
+    """Check a MAC address, and give it in lower case.
+
+    Raises:
+        BadRequest: there is none, or it is none that a port can have.
+    """
     if not mac:
         raise BadRequest(
             "the interface has no MAC address",

@@ -28,7 +28,7 @@ SOCKET = "/run/vif-driver/agent.sock"
 #: Bytes.
 MAX_HEADER = 128
 MAX_PROPERTIES = 64 * 1024
-MAX_DATA = 1024 * 1024
+MAX_DATA = 64 * 1024
 
 _REQUEST_HEADER = re.compile(rb"vif1 ([a-z][a-z_]{0,39}) (0|[1-9][0-9]{0,7}) (0|[1-9][0-9]{0,7})\n")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver import attachments, vnic
+from vif_driver import attachments
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config, FirewallDriver, LinuxBridgePlug
 from vif_driver.errors import HostError
@@ -22,7 +22,7 @@ OVS_FIREWALL = Config(firewall_driver=FirewallDriver.OPENVSWITCH)
 
 
 def a_vnic(plugin: Plugin, groups: SecurityGroups = SecurityGroups.DEFAULT) -> Vnic:
-    return Vnic(VNIC_ID, plugin, MAC, VM_ID, groups)
+    return Vnic(VNIC_ID, plugin, VM_ID, MAC, groups)
 
 
 def chosen(subject: Vnic, config: Config) -> str:
@@ -76,13 +76,34 @@ def test_which_security_groups_need_a_linux_bridge_can_be_set() -> None:
 def test_by_default_neutrons_agent_decides_and_in_doubt_the_vnic_is_filtered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None, expected: str
 ) -> None:
-    file = tmp_path / "openvswitch_agent.ini"
+    file = tmp_path / "plugins/ml2/openvswitch_agent.ini"
+    file.parent.mkdir(parents=True)
     if written is not None:
         file.write_text(f"[DEFAULT]\ndebug = 50%\n[securitygroup]\n{written}\n")
     read = neutron_agent.firewall_driver
-    monkeypatch.setattr(neutron_agent, "firewall_driver", lambda: read([file]))
+    monkeypatch.setattr(neutron_agent, "firewall_driver", lambda: read(tmp_path))
 
     assert chosen(a_vnic(Plugin.OPEN_VSWITCH), Config()) == expected
+
+
+def test_a_later_file_of_neutrons_wins_over_an_earlier_one(tmp_path: Path) -> None:
+    for name, driver in [
+        ("plugins/ml2/openvswitch_agent.ini", "openvswitch"),
+        ("conf.d/neutron-openvswitch-agent/site.conf", "iptables_hybrid"),
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"[securitygroup]\nfirewall_driver = {driver}\n")
+
+    assert neutron_agent.firewall_driver(tmp_path) == "iptables_hybrid"
+
+
+def test_a_file_of_neutrons_that_cannot_be_read_leaves_the_driver_unknown(tmp_path: Path) -> None:
+    file = tmp_path / "plugins/ml2/openvswitch_agent.ini"
+    file.parent.mkdir(parents=True)
+    file.write_text("[securitygroup]\nfirewall_driver = openvswitch\n")
+    (tmp_path / "conf.d/neutron-openvswitch-agent/site.conf").mkdir(parents=True)
+
+    assert neutron_agent.firewall_driver(tmp_path) is None
 
 
 def test_an_open_vswitch_port_begins_in_the_dead_vlan() -> None:
@@ -126,14 +147,23 @@ def test_the_dummy_bridge_is_used_only_where_it_is_asked_for() -> None:
     assert connection == Connection(";vdsmdummy;", "tap3c1ad1e9-4d")
 
 
-def test_what_a_vnic_may_have_been_plugged_with_does_not_depend_on_the_settings(
-    ovs_properties: dict[str, str],
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (set(), []),
+        ({"tap"}, ["ovs"]),
+        ({"tap", "qbr", "qvb", "qvo"}, ["ovs_hybrid", "ovs"]),
+        ({"qvb", "qvo"}, ["ovs_hybrid"]),
+    ],
+)
+def test_what_a_vnic_was_plugged_with_is_told_by_what_is_there(
+    devices: set[str], there: set[str], expected: list[str]
 ) -> None:
-    subject = vnic.parse(ovs_properties, MAC, None)
+    devices |= {prefix + VNIC_ID[:11] for prefix in there}
 
-    names = [way.name for way in attachments.candidates(subject, OVS_FIREWALL, Host())]
+    found = attachments.found(a_vnic(Plugin.OPEN_VSWITCH), OVS_FIREWALL, Host())
 
-    assert names == ["ovs", "ovs_hybrid"]
+    assert [way.name for way in found] == expected
 
 
 def test_undo_takes_back_last_first_and_goes_on_when_a_step_fails() -> None:

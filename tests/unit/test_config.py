@@ -68,6 +68,7 @@ def test_no_state_of_the_security_groups_may_be_named(file: Path) -> None:
         ("[neutron]\nfirewall_driver = iptables\n", "auto, iptables_hybrid, openvswitch"),
         ("[neutron]\nhybrid_security_groups = defalt\n", "default, none, listed"),
         ("[neutron]\nlinux_bridge_plug = yes\n", "private_bridge"),
+        ("[DEFAULT]\nfirewall_driver = auto\n", "is not a setting"),
         ("[nova]\nfirewall_driver = auto\n", "is not a setting"),
     ],
 )

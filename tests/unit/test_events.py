@@ -68,7 +68,7 @@ def test_what_is_dropped_is_logged(
 
     handle("before_device_create", ovn_properties)
 
-    assert f"vNIC {VNIC_ID} ({MAC}) of VM {VM_ID}: dropped filterref" in caplog.text
+    assert f"vNIC {VNIC_ID} of VM {VM_ID}: before_device_create: dropped filterref" in caplog.text
 
 
 def test_without_an_integration_bridge_the_start_fails_with_what_to_do(
@@ -110,7 +110,7 @@ def test_without_the_agent_a_hybrid_vnic_fails_with_what_to_do(
 ) -> None:
     reply = handle(plug_event, ovs_properties, config=HYBRID)
 
-    assert reply.status == 2 and "systemctl start vif-agent" in reply.message
+    assert reply.status == 2 and "systemctl restart vif-agent" in reply.message
 
 
 @pytest.mark.usefixtures("devices")
@@ -119,7 +119,7 @@ def test_without_the_agent_a_linux_bridge_vnic_fails_with_what_to_do(
 ) -> None:
     reply = handle(plug_event, linux_bridge_properties)
 
-    assert reply.status == 2 and "systemctl start vif-agent" in reply.message
+    assert reply.status == 2 and "systemctl restart vif-agent" in reply.message
 
 
 @pytest.mark.usefixtures("devices")
@@ -134,12 +134,45 @@ def test_without_the_agent_a_direct_vnic_is_connected_in_the_dead_vlan(
 @pytest.mark.usefixtures("devices")
 @pytest.mark.parametrize("event", ["after_device_destroy", "after_nic_hotunplug"])
 @pytest.mark.parametrize("plugin", ["OPEN_VSWITCH", "LINUX_BRIDGE", "OPENSTACK_OVN"])
+@pytest.mark.parametrize("data", [VDSM_INTERFACE, b""], ids=["interface", "nothing"])
 def test_without_the_agent_a_vnic_that_left_nothing_is_released(
-    event: str, plugin: str, ovs_properties: dict[str, str]
+    event: str, plugin: str, data: bytes, ovs_properties: dict[str, str]
 ) -> None:
-    reply = handle(event, {**ovs_properties, "plugin_type": plugin})
+    reply = handle(event, {**ovs_properties, "plugin_type": plugin}, data)
 
     assert reply == Reply()
+
+
+def test_a_release_asks_for_nothing_but_the_identity(
+    devices: set[str], ovs_properties: dict[str, str]
+) -> None:
+    ovs_properties["security_groups"] = "no such thing"
+
+    assert handle("after_device_destroy", ovs_properties, b"") == Reply()
+
+
+@pytest.mark.usefixtures("devices")
+def test_a_disk_of_a_vm_with_our_properties_is_left_alone_when_it_goes(
+    ovs_properties: dict[str, str],
+) -> None:
+    assert "left alone" in handle("after_device_destroy", ovs_properties, b"<disk/>").message
+
+
+@pytest.mark.usefixtures("devices")
+def test_a_vnic_of_which_nothing_is_there_after_the_plug_is_told(
+    ovn_properties: dict[str, str],
+) -> None:
+    reply = handle("after_device_create", ovn_properties, b"")
+
+    assert reply.status == 1 and "nothing of the vNIC is there" in reply.message
+
+
+def test_without_the_agent_a_plugged_ovn_vnic_is_fine(
+    devices: set[str], ovn_properties: dict[str, str]
+) -> None:
+    devices.add("tap3c1ad1e9-4d")
+
+    assert handle("after_device_create", ovn_properties, b"") == Reply()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +186,7 @@ def test_without_the_agent_what_stays_behind_is_told(
 
     reply = handle("after_device_destroy", {**ovs_properties, "plugin_type": plugin})
 
-    assert reply.status == 1 and "systemctl start vif-agent" in reply.message
+    assert reply.status == 1 and "systemctl restart vif-agent" in reply.message
 
 
 @pytest.mark.usefixtures("devices")
@@ -217,14 +250,47 @@ def test_an_update_of_an_ovn_vnic_needs_no_libvirt(
     assert connection(handle("before_update_device", ovn_properties)) == OVN
 
 
-def test_an_update_that_could_cut_a_neutron_port_off_is_refused(
-    monkeypatch: pytest.MonkeyPatch, ovs_properties: dict[str, str]
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        ("tap", Connection("br-int", "tap3c1ad1e9-4d", VNIC_ID, dead_vlan=True)),
+        ("qvo", Connection("qbr3c1ad1e9-4d", "tap3c1ad1e9-4d")),
+    ],
+)
+def test_an_update_without_libvirt_goes_by_what_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: set[str],
+    ovs_properties: dict[str, str],
+    there: str,
+    expected: Connection,
 ) -> None:
     running(monkeypatch, Unavailable("libvirt is away", "start it"))
+    devices.add(there + VNIC_ID[:11])
 
-    reply = handle("before_update_device", ovs_properties)
+    assert connection(handle("before_update_device", ovs_properties)) == expected
 
-    assert reply.status == 2 and "libvirt is away" in reply.message
+
+@pytest.mark.usefixtures("devices")
+def test_an_update_is_not_refused_for_what_is_not_needed_to_find_the_vnic(
+    monkeypatch: pytest.MonkeyPatch, ovs_properties: dict[str, str]
+) -> None:
+    running(monkeypatch, None)
+    ovs_properties["security_groups"] = "no such thing"
+
+    reply = handle("before_update_device", ovs_properties, VDSM_INTERFACE.replace(b"1442", b"none"))
+
+    assert reply.status == 0
+
+
+def test_an_update_keeps_a_bridge_that_the_settings_no_longer_name(
+    monkeypatch: pytest.MonkeyPatch, ovn_properties: dict[str, str]
+) -> None:
+    live = Connection("br-former", "tap3c1ad1e9-4d", VNIC_ID)
+    interface = Interface(VDSM_INTERFACE)
+    interface.connect(live)
+    running(monkeypatch, interface.to_bytes())
+
+    assert connection(handle("before_update_device", ovn_properties)) == live
 
 
 def test_a_device_that_is_no_interface_is_left_alone(ovn_properties: dict[str, str]) -> None:
@@ -239,6 +305,7 @@ def test_a_device_that_is_no_interface_is_left_alone(ovn_properties: dict[str, s
     "data",
     [
         b"",
+        b"<interface xmlns='urn:x' type='bridge'/>",
         b"<interface",
         VDSM_INTERFACE.replace(MAC.encode(), b"xx"),
         VDSM_INTERFACE.replace(b"1442", b"-1"),

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Hook:
     folder: Path
     environment: dict[str, str]
     data: bytes = VDSM_INTERFACE
+    changes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def socket(self) -> Path:
@@ -49,12 +51,17 @@ class Hook:
         script = self.folder / event / "50_vif_driver"
         script.parent.mkdir(exist_ok=True)
         source = SOURCE.read_text().replace(wire.SOCKET, str(self.socket))
-        source = re.sub(
-            r"^WITHOUT_AGENT = .*$",
-            f"WITHOUT_AGENT = [{sys.executable!r}, '-m', 'vif_driver.standalone']",
-            source,
-            flags=re.M,
+        without_agent = self.folder / "without-agent"
+        without_agent.write_text(
+            (ROOT / "packaging/bin/without-agent")
+            .read_text()
+            .replace("#!/usr/bin/python3 -I", f"#!{sys.executable}")
         )
+        without_agent.chmod(0o755)
+        source = source.replace("/usr/libexec/vif-driver/without-agent", str(without_agent))
+        for before, after in self.changes.items():
+            assert before in source
+            source = source.replace(before, after)
         script.write_text(source)
         script.chmod(0o755)
         return script
@@ -139,7 +146,7 @@ def test_hook_and_agent_agree_on_limits_and_properties() -> None:
     source = SOURCE.read_text()
 
     assert f'SOCKET = "{wire.SOCKET}"' in source
-    assert "MAX_DATA = 1024 * 1024" in source and wire.MAX_DATA == 1024 * 1024
+    assert "MAX_DATA = 64 * 1024" in source and wire.MAX_DATA == 64 * 1024
     properties = ", ".join(f'b"{name}"' for name in vnic.PROPERTIES)
     assert f"PROPERTIES = ({properties})" in source
 
@@ -179,7 +186,7 @@ def test_the_agents_answer_is_written_in_place(hook: Hook, agent: ScriptedAgent)
 
 
 def test_a_longer_answer_is_written_whole(hook: Hook, agent: ScriptedAgent) -> None:
-    longer = b"<interface>" + b"x" * 300_000 + b"</interface>"
+    longer = b"<interface>" + b"x" * 30_000 + b"</interface>"
     agent.answers.append(wire.encode_reply(Reply(data=longer)))
 
     hook.run()
@@ -301,7 +308,7 @@ def test_a_file_of_ten_megabytes_is_refused(hook: Hook) -> None:
 def test_a_file_that_cannot_be_written_stays_as_it_was_and_the_plug_is_taken_back(
     hook: Hook, agent: ScriptedAgent
 ) -> None:
-    agent.answers += [wire.encode_reply(Reply(data=b"x" * 100_000)), wire.encode_reply(Reply())]
+    agent.answers += [wire.encode_reply(Reply(data=b"x" * 30_000)), wire.encode_reply(Reply())]
     # A limit on the size of files makes the write fail half way, as a full disk would.
     full_disk = ["prlimit", "--fsize=8192", "sh", "-c", "trap '' XFSZ; exec \"$0\""]
 
@@ -310,6 +317,51 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_the_plug_is_taken_bac
     assert done.returncode == 2 and "cannot be written" in one_line(done.stderr)
     assert hook.file.read_bytes() == VDSM_INTERFACE
     assert agent.requests[1].startswith(b"vif1 after_nic_hotplug_fail ")
+
+
+def test_an_update_that_cannot_be_written_takes_no_plug_back(
+    hook: Hook, agent: ScriptedAgent
+) -> None:
+    agent.answers.append(wire.encode_reply(Reply(data=b"x" * 30_000)))
+    full_disk = ["prlimit", "--fsize=8192", "sh", "-c", "trap '' XFSZ; exec \"$0\""]
+
+    done = hook.run("before_update_device", under=full_disk)
+
+    assert done.returncode == 2 and len(agent.requests) == 1
+
+
+def test_a_help_that_never_answers_is_ended(hook: Hook) -> None:
+    hook.install("before_device_create")
+    (hook.folder / "sleeper").write_text("#!/bin/sh\nexec sleep 60\n")
+    (hook.folder / "sleeper").chmod(0o755)
+    hook.changes = {str(hook.folder / "without-agent"): str(hook.folder / "sleeper"), "(60)": "(1)"}
+    begun = time.monotonic()
+
+    done = hook.run()
+
+    assert done.returncode == 2 and "restart vif-agent" in one_line(done.stderr)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_package_that_is_not_there_is_one_line(hook: Hook) -> None:
+    hook.changes = {str(hook.folder / "without-agent"): "/nonexistent/without-agent"}
+
+    done = hook.run()
+
+    assert done.returncode == 2 and "restart vif-agent" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full"])
+def test_a_message_that_nobody_takes_does_not_keep_the_answer_from_the_file(
+    hook: Hook, agent: ScriptedAgent, stderr: str
+) -> None:
+    agent.answers.append(wire.encode_reply(Reply(message="a word", data=b"<interface/>")))
+    where = {"closed": "2>&-", "full": "2>/dev/full"}[stderr]
+
+    done = hook.run(under=["sh", "-c", f'exec "$0" {where}'])
+
+    assert done.returncode == 0
+    assert hook.file.read_bytes() == b"<interface/>"
 
 
 def test_the_hook_imports_next_to_nothing() -> None:

@@ -137,6 +137,21 @@ def test_a_restart_of_the_server_is_survived(ovsdb_server: OvsdbServer) -> None:
     assert ovsdb_server.vsctl("list-ports", "br-int").split() == ["qvo1", "qvo2"]
 
 
+def test_what_changed_while_the_server_was_away_is_known_before_anything_is_answered(
+    ovsdb_server: OvsdbServer,
+) -> None:
+    async def scenario(database: Ovsdb) -> Any:
+        await add_port(database)
+        ovsdb_server.stop()
+        await asyncio.sleep(0.05)
+        ovsdb_server.start()
+        ovsdb_server.vsctl("del-port", "qvo1", "--", "add-port", "br-int", "qvo2")
+        await database.replica.wait_connected(10)
+        return database.port("qvo1"), database.port("qvo2") is not None
+
+    assert connected(ovsdb_server, scenario) == (None, True)
+
+
 def test_a_server_that_is_away_is_told_with_what_to_do(tmp_path: Path) -> None:
     async def main() -> None:
         database = Ovsdb(tmp_path / "db.sock")

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from vif_driver.vnic import Plugin, Vnic
 
 from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace
 
-VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, MAC, VM_ID, mtu=1442)
-SAME_NAMES = Vnic(VNIC_ID[:-1] + "0", Plugin.OPEN_VSWITCH, MAC, VM_ID)
+VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC, mtu=1442)
+SAME_NAMES = Vnic(VNIC_ID[:-1] + "0", Plugin.OPEN_VSWITCH, VM_ID, MAC)
+OTHER_VM = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VNIC_ID, MAC)
 
 Scenario = Callable[[PrivateBridge, Links], Awaitable[Any]]
 InNamespace = Callable[[Scenario], Any]
@@ -53,7 +56,7 @@ def ip(*arguments: str) -> None:
 
 async def ensure(bridge: PrivateBridge) -> None:
     async with Undo() as undo:
-        await bridge.ensure(undo)
+        await bridge.ensure(MAC, VNIC.mtu, undo)
 
 
 async def devices(links: Links) -> list[str]:
@@ -85,7 +88,7 @@ def test_every_device_carries_our_mark(with_bridge: InNamespace) -> None:
         return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
 
     for link in with_bridge(scenario):
-        assert (link.group, link.alias) == (GROUP, f"vif-driver {VNIC_ID}")
+        assert (link.group, link.alias) == (GROUP, f"vif-driver {VNIC_ID} {VM_ID}")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_wherever_an_agent_was_killed_the_next_plug_makes_it_whole(
         links._call = dying  # type: ignore[method-assign]
         # Without undo, as when the process is gone.
         with contextlib.suppress(Killed):
-            await bridge.ensure(Undo())
+            await bridge.ensure(MAC, VNIC.mtu, Undo())
         links._call = call  # type: ignore[method-assign]
         await ensure(bridge)
         await guest_plugs_in(bridge)
@@ -178,14 +181,14 @@ def test_wherever_an_agent_was_killed_the_next_plug_makes_it_whole(
         made = [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
         return [link.alias for link in made if link is not None]
 
-    assert with_bridge(scenario) == [f"vif-driver {VNIC_ID}"] * 3
+    assert with_bridge(scenario) == [f"vif-driver {VNIC_ID} {VM_ID}"] * 3
 
 
 def test_a_failure_takes_back_what_was_made(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         with pytest.raises(KeyError):
             async with Undo() as undo:
-                await bridge.ensure(undo)
+                await bridge.ensure(MAC, VNIC.mtu, undo)
                 raise KeyError
         return await devices(links)
 
@@ -197,7 +200,7 @@ def test_a_failed_repetition_keeps_what_was_there(with_bridge: InNamespace) -> N
         await ensure(bridge)
         with pytest.raises(KeyError):
             async with Undo() as undo:
-                await bridge.ensure(undo)
+                await bridge.ensure(MAC, VNIC.mtu, undo)
                 raise KeyError
         return await devices(links)
 
@@ -261,6 +264,44 @@ def test_another_vnics_bridge_is_not_removed(with_bridge: InNamespace) -> None:
         return await devices(links)
 
     assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
+
+
+def test_a_bridge_that_belongs_to_another_vm_by_now_is_not_removed(
+    with_bridge: InNamespace,
+) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        await ensure(bridge)
+        await ensure(a_bridge(links, OTHER_VM))
+        await bridge.remove()
+        return await devices(links)
+
+    assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
+
+
+def test_a_plug_that_is_cancelled_in_the_middle_of_a_request_leaves_nothing(
+    with_bridge: InNamespace,
+) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        class SlowSocket:
+            def link(self, command: str, **arguments: Any) -> Any:
+                if command == "add":
+                    loop.call_soon_threadsafe(begun.set)
+                    time.sleep(0.1)
+                return socket.link(command, **arguments)
+
+        await links.get("lo")
+        socket, links._socket = links._socket, SlowSocket()
+        plugging = asyncio.ensure_future(ensure(bridge))
+        await begun.wait()
+        plugging.cancel()
+        await asyncio.wait([plugging])
+        links._socket = socket
+        return await devices(links)
+
+    assert with_bridge(scenario) == []
 
 
 def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: InNamespace) -> None:

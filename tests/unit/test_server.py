@@ -19,8 +19,8 @@ from vif_driver.agent.server import Callers, Server
 from vif_driver.errors import VifError
 from vif_driver.wire import Reply, Request
 
-ME = Callers(users=frozenset([os.getuid()]), group=os.getgid())
-NOBODY = Callers(users=frozenset(), group=os.getgid())
+ME = Callers(users=frozenset([os.getuid()]), owner=os.getuid())
+NOBODY = Callers(users=frozenset(), owner=os.getuid())
 REQUEST = Request("before_device_create", {"vnic_id": "x"}, b"<interface/>")
 
 Scenario = Callable[[Path], Awaitable[Any]]
@@ -30,12 +30,23 @@ async def echo(request: Request) -> Reply:
     return Reply(data=request.data)
 
 
+class Answering:
+    """A service that answers with a function, and keeps what it is to take back."""
+
+    def __init__(self, answer: Any = echo) -> None:
+        self.handle = answer
+        self.withdrawn: list[Request] = []
+
+    async def withdraw(self, request: Request) -> None:
+        self.withdrawn.append(request)
+
+
 def serving(path: Path, scenario: Scenario, callers: Callers = ME, answer: Any = echo) -> Any:
     """Run a scenario against a server on ``path``."""
 
     async def main() -> Any:
         with server.listen(path, callers) as listener:
-            task = asyncio.ensure_future(Server(answer, callers).serve(listener))
+            task = asyncio.ensure_future(Server(Answering(answer), callers).serve(listener))
             try:
                 return await asyncio.wait_for(scenario(path), 10)
             finally:
@@ -82,12 +93,55 @@ def test_who_is_not_admitted_gets_no_answer(path: Path) -> None:
     assert frame == b"" and not asked
 
 
-def test_the_socket_is_for_its_owner_and_the_callers_group(path: Path) -> None:
-    with server.listen(path, ME):
+def test_the_socket_is_for_vdsms_user_alone(path: Path) -> None:
+    with server.listen(path, Callers(frozenset(), owner=36)):
         status = path.stat()
 
-    assert stat.S_IMODE(status.st_mode) == 0o660
-    assert status.st_gid == ME.group
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert (status.st_uid, status.st_gid) == (36, 0)
+
+
+def test_what_a_caller_who_is_gone_cannot_be_told_is_taken_back(path: Path) -> None:
+    async def main() -> list[Request]:
+        begun, gone = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: Request) -> Reply:
+            begun.set()
+            await gone.wait()
+            return Reply(data=request.data)
+
+        service = Answering(answer)
+        with server.listen(path, ME) as listener:
+            task = asyncio.ensure_future(Server(service, ME).serve(listener))
+            _, writer = await asyncio.open_unix_connection(str(path))
+            writer.write(wire.encode_request(REQUEST))
+            await begun.wait()
+            writer.transport.abort()
+            await asyncio.sleep(0.05)
+            gone.set()
+            task.cancel()
+            await asyncio.wait([task])
+        return service.withdrawn
+
+    assert asyncio.run(main()) == [REQUEST]
+
+
+def test_a_caller_who_is_gone_before_his_turn_gets_nothing_done(path: Path) -> None:
+    asked: list[Request] = []
+
+    async def answer(request: Request) -> Reply:
+        asked.append(request)
+        return Reply()
+
+    async def scenario(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(path))
+            caller.sendall(wire.encode_request(REQUEST))
+        await asyncio.sleep(0.1)
+
+    serving(path, scenario, answer=answer)
+
+    assert not asked
 
 
 def test_a_bad_request_is_refused_by_vdsms_rules(path: Path) -> None:
@@ -110,7 +164,7 @@ def test_a_caller_that_sends_nothing_is_given_up(
 
     frame = serving(path, lambda path: exchange(path, b""))
 
-    assert "in time" in wire.decode_reply(frame).message
+    assert "no whole request" in wire.decode_reply(frame).message
 
 
 def test_a_request_that_takes_too_long_is_given_up_and_told(
@@ -124,7 +178,8 @@ def test_a_request_that_takes_too_long_is_given_up_and_told(
 
     frame = serving(path, lambda path: exchange(path, wire.encode_request(REQUEST)), answer=answer)
 
-    assert wire.decode_reply(frame).status == 2
+    reply = wire.decode_reply(frame)
+    assert reply.status == 2 and "vNIC x: not done within 0.1 s" in reply.message
 
 
 def test_a_bad_caller_disturbs_no_other(path: Path) -> None:
@@ -176,7 +231,7 @@ def test_what_was_begun_is_finished_before_the_server_ends(path: Path) -> None:
             return Reply(data=request.data)
 
         with server.listen(path, ME) as listener:
-            task = asyncio.ensure_future(Server(answer, ME).serve(listener))
+            task = asyncio.ensure_future(Server(Answering(answer), ME).serve(listener))
             asking = asyncio.ensure_future(exchange(path, wire.encode_request(REQUEST)))
             await begun.wait()
             task.cancel()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vif_driver import __version__, config, wire
 from vif_driver.agent import server
-from vif_driver.errors import VifError
+from vif_driver.errors import Unavailable, VifError
 from vif_driver.events import Events
 from vif_driver.host import Host
 from vif_driver.host.links import Links
@@ -35,14 +35,14 @@ class Agent:
         links: network devices.
     """
 
-    def __init__(self, settings: config.Config, ovsdb: Ovsdb, links: Links) -> None:
+    def __init__(self, settings: config.Config, ovsdb: Ovsdb | None, links: Links) -> None:
         self._settings = settings
         self._ovsdb = ovsdb
         self._events = Events(settings, Host(links=links, ovsdb=ovsdb))
         self._answered = 0
         self._failed = 0
 
-    async def answer(self, request: wire.Request) -> wire.Reply:
+    async def handle(self, request: wire.Request) -> wire.Reply:
         """Answer one request."""
         if request.event == STATUS:
             return wire.Reply(data=json.dumps(self._status()).encode())
@@ -51,15 +51,22 @@ class Agent:
         self._failed += reply.status != 0
         return reply
 
+    async def withdraw(self, request: wire.Request) -> None:
+        """Take back what was done for a caller who is gone."""
+        await self._events.withdraw(request)
+
     def _status(self) -> dict[str, object]:
         bridge = self._settings.integration_bridge
-        connected = self._ovsdb.replica.connected
+        ovsdb = self._ovsdb
+        connected = ovsdb is not None and ovsdb.replica.connected
         return {
             "version": __version__,
             "pid": os.getpid(),
             "ovsdb_connected": connected,
             "integration_bridge": bridge,
-            "integration_bridge_exists": connected and self._ovsdb.has_bridge(bridge),
+            "integration_bridge_exists": ovsdb is not None
+            and connected
+            and ovsdb.has_bridge(bridge),
             "events_answered": self._answered,
             "events_failed": self._failed,
         }
@@ -71,13 +78,14 @@ async def run(settings: config.Config) -> None:
     Raises:
         VifError: the agent cannot start.
     """
-    ovsdb, links = Ovsdb(), Links()
+    ovsdb, links = _open_ovsdb(), Links()
     callers = server.callers_of_this_host()
     path = Path(wire.SOCKET)
-    path.parent.mkdir(mode=0o755, exist_ok=True)
-    ovsdb.replica.open()
+    path.parent.mkdir(exist_ok=True)
+    # Whatever the umask is: VDSM's user has to get through.
+    path.parent.chmod(0o755)
     with server.listen(path, callers) as listener:
-        service = server.Server(Agent(settings, ovsdb, links).answer, callers)
+        service = server.Server(Agent(settings, ovsdb, links), callers)
         serving = asyncio.ensure_future(service.serve(listener))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
@@ -86,8 +94,20 @@ async def run(settings: config.Config) -> None:
             await serving
         except asyncio.CancelledError:
             log.info("vif-agent ends")
-    ovsdb.replica.close()
+    if ovsdb is not None:
+        ovsdb.replica.close()
     await links.close()
+
+
+def _open_ovsdb() -> Ovsdb | None:
+    try:
+        ovsdb = Ovsdb()
+    except Unavailable as error:
+        # A host of Neutron's Linux bridge agent needs none.
+        log.warning("%s", error)
+        return None
+    ovsdb.replica.open()
+    return ovsdb
 
 
 def main(arguments: list[str] | None = None) -> int:

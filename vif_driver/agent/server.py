@@ -17,11 +17,10 @@ import pwd
 import socket
 import struct
 import time
-from collections.abc import Awaitable
 from pathlib import Path
-from typing import Callable
+from typing import Protocol
 
-from vif_driver import wire
+from vif_driver import vnic, wire
 from vif_driver.errors import BadRequest, VifError, one_line
 from vif_driver.events import failure
 
@@ -48,14 +47,26 @@ class Callers:
 
     Attributes:
         users: the user ids that are answered.
-        group: the group id that may connect at all.
+        owner: the user id that the socket belongs to.
     """
 
     users: frozenset[int]
-    group: int
+    owner: int
 
 
-Answer = Callable[[wire.Request], Awaitable[wire.Reply]]
+class Service(Protocol):
+    """What stands behind the socket."""
+
+    async def handle(self, request: wire.Request) -> wire.Reply:
+        """Answer a request; must not raise."""
+
+    async def withdraw(self, request: wire.Request) -> None:
+        """Take back what was done for a caller who is gone; must not raise."""
+
+
+# Before the event is known: the exit status of one that must not go on.
+_ANY = "before_"
+_REPEAT = "repeat the operation"
 
 _PEER_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
@@ -64,12 +75,12 @@ class Server:
     """Serves requests on a unix socket.
 
     Args:
-        answer: turns a request into a reply; must not raise.
+        service: answers the requests.
         callers: who may ask.
     """
 
-    def __init__(self, answer: Answer, callers: Callers) -> None:
-        self._answer = answer
+    def __init__(self, service: Service, callers: Callers) -> None:
+        self._service = service
         self._callers = callers
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._serving: set[asyncio.Task[None]] = set()
@@ -89,6 +100,8 @@ class Server:
                 self._serving.add(task)
                 task.add_done_callback(self._finished)
         finally:
+            # Whoever knocks from now on is to find that there is no agent, and help himself.
+            listener.close()
             if self._serving:
                 await asyncio.wait(self._serving, timeout=ANSWER_TIMEOUT)
 
@@ -106,26 +119,35 @@ class Server:
                 log.warning("refused a call from user %d, process %d", uid, pid)
                 return
             begun = time.monotonic()
-            reader = _Reader(connection)
-            event = "before_"
             try:
-                request = await asyncio.wait_for(_receive(reader), RECEIVE_TIMEOUT)
-                event = request.event
-                reply = await asyncio.wait_for(self._answer(request), ANSWER_TIMEOUT)
+                request = await asyncio.wait_for(_receive(_Reader(connection)), RECEIVE_TIMEOUT)
             except asyncio.TimeoutError:
-                log.error("process %d of user %d: %s timed out", pid, uid, event)
-                reply = failure(event, "the agent could not answer in time; repeat the operation")
+                log.warning("process %d of user %d sent no whole request", pid, uid)
+                await _send(connection, failure(_ANY, f"no whole request came; {_REPEAT}"))
             except ConnectionError:
                 return
             except BadRequest as error:
                 log.warning("process %d of user %d: %s", pid, uid, one_line(str(error)))
-                reply = failure(event, str(error))
-            with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    asyncio.get_running_loop().sock_sendall(connection, wire.encode_reply(reply)),
-                    RECEIVE_TIMEOUT,
-                )
-            log.debug("%s answered in %.1f ms", event, (time.monotonic() - begun) * 1000)
+                await _send(connection, failure(_ANY, str(error)))
+            else:
+                await self._serve_request(connection, request)
+                milliseconds = (time.monotonic() - begun) * 1000
+                log.debug("%s answered in %.1f ms", request.event, milliseconds)
+
+    async def _serve_request(self, connection: socket.socket, request: wire.Request) -> None:
+        if _hung_up(connection):
+            log.warning("%s: the caller is gone already", request.event)
+            return
+        try:
+            reply = await asyncio.wait_for(self._service.handle(request), ANSWER_TIMEOUT)
+        except asyncio.TimeoutError:
+            subject = f"{request.event}: {vnic.describe(request.properties)}"
+            why = f"not done within {ANSWER_TIMEOUT:g} s; see journalctl -u vif-agent"
+            log.error("%s", one_line(f"{subject}: {why}"))
+            reply = failure(request.event, f"{subject}: {why}")
+        if not await _send(connection, reply) and reply.status == 0:
+            log.warning("%s: the caller is gone; taking it back", request.event)
+            await self._service.withdraw(request)
 
 
 def listen(path: Path, callers: Callers) -> socket.socket:
@@ -133,7 +155,7 @@ def listen(path: Path, callers: Callers) -> socket.socket:
 
     Args:
         path: where; its directory must exist and be writable by nobody else.
-        callers: whose group may connect.
+        callers: to whom the socket belongs.
 
     Raises:
         VifError: it cannot be made, or another agent is listening there.
@@ -149,10 +171,9 @@ def listen(path: Path, callers: Callers) -> socket.socket:
                 raise VifError(f"an agent is listening on {path} already", "stop that one first")
             path.unlink()
         listener.bind(str(path))
-        # VDSM's group is kvm, which QEMU's processes are in as well: the mode keeps everybody
-        # else from knocking, it doesn't say who may come in.
-        os.chown(path, -1, callers.group)
-        path.chmod(0o660)
+        # For VDSM's user alone, and root.  Its group is kvm, which QEMU's processes are in too.
+        os.chown(path, callers.owner, 0)
+        path.chmod(0o600)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -171,8 +192,8 @@ def callers_of_this_host() -> Callers:
         vdsm = pwd.getpwnam(VDSM_USER)
     except KeyError:
         log.warning("there is no user %s on this host; only root is admitted", VDSM_USER)
-        return Callers(users=frozenset((0,)), group=0)
-    return Callers(users=frozenset((0, vdsm.pw_uid)), group=vdsm.pw_gid)
+        return Callers(users=frozenset((0,)), owner=0)
+    return Callers(users=frozenset((0, vdsm.pw_uid)), owner=vdsm.pw_uid)
 
 
 class _Reader:
@@ -219,6 +240,26 @@ async def _receive(reader: _Reader) -> wire.Request:
     event, properties_length, data_length = wire.parse_header(await reader.line(wire.MAX_HEADER))
     properties = wire.parse_properties(await reader.exactly(properties_length))
     return wire.Request(event, properties, await reader.exactly(data_length))
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Tell whether the caller has closed the connection: nothing more was to come from him."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+async def _send(connection: socket.socket, reply: wire.Reply) -> bool:
+    """Send a reply; False if the caller did not take it."""
+    sending = asyncio.get_running_loop().sock_sendall(connection, wire.encode_reply(reply))
+    try:
+        await asyncio.wait_for(sending, RECEIVE_TIMEOUT)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    return True
 
 
 def _peer(connection: socket.socket) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from vif_driver.attachments.ovs import OvsAttachment
 from vif_driver.attachments.ovs_hybrid import OvsHybridAttachment
 from vif_driver.config import Config, FirewallDriver, LinuxBridgePlug
 from vif_driver.host import Host, neutron_agent
-from vif_driver.vnic import Plugin, Vnic
+from vif_driver.vnic import Plugin, Vnic, VnicIdentity
 
 # Aliases and class paths that Neutron knows for drivers that filter inside Open vSwitch, or not
 # at all.  Whatever else is configured is taken for one that needs the Linux bridge: plugged so,
@@ -20,7 +20,7 @@ _FILTERS_IN_OPENVSWITCH = ("openvswitch", "noop", "OVSFirewallDriver", "NoopFire
 _CANDIDATES: dict[Plugin, tuple[type[Attachment], ...]] = {
     Plugin.OVIRT_PROVIDER_OVN: (OvnAttachment,),
     Plugin.OPENSTACK_OVN: (OvnAttachment,),
-    Plugin.OPEN_VSWITCH: (OvsAttachment, OvsHybridAttachment),
+    Plugin.OPEN_VSWITCH: (OvsHybridAttachment, OvsAttachment),
     Plugin.LINUX_BRIDGE: (LinuxBridgeAttachment, DummyBridgeAttachment),
 }
 
@@ -39,12 +39,17 @@ def choose(vnic: Vnic, config: Config, host: Host) -> Attachment:
     return OvnAttachment(config, host)
 
 
-def candidates(vnic: Vnic, config: Config, host: Host) -> list[Attachment]:
-    """Give every attachment that the vNIC may have been plugged with.
-
-    The configuration may have changed since; what goes is decided by what is there.
-    """
+def candidates(vnic: VnicIdentity, config: Config, host: Host) -> list[Attachment]:
+    """Give every attachment that the vNIC may have been plugged with, by whatever settings."""
     return [attachment(config, host) for attachment in _CANDIDATES[vnic.plugin]]
+
+
+def found(vnic: VnicIdentity, config: Config, host: Host) -> list[Attachment]:
+    """Give the attachments of which something is there, the one with more to it first.
+
+    The settings may have changed since the vNIC was plugged; what is there decides.
+    """
+    return [way for way in candidates(vnic, config, host) if way.is_there(vnic)]
 
 
 def _needs_linux_bridge(driver: FirewallDriver) -> bool:
@@ -56,4 +61,4 @@ def _needs_linux_bridge(driver: FirewallDriver) -> bool:
     )
 
 
-__all__ = ["Attachment", "candidates", "choose"]
+__all__ = ["Attachment", "candidates", "choose", "found"]

@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Callable
 
 from vif_driver.config import Config
-from vif_driver.errors import HostError, NameTaken, Unavailable, VifError
+from vif_driver.errors import HostError, NameTaken, Unavailable
 from vif_driver.host import Host, kernel, ovsdb_socket
 from vif_driver.interface_xml import Connection
-from vif_driver.vnic import Vnic
+from vif_driver.vnic import Vnic, VnicIdentity
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,11 @@ class Attachment(abc.ABC):
         self.host = host
 
     @abc.abstractmethod
-    def connection(self, vnic: Vnic) -> Connection:
+    def is_there(self, vnic: VnicIdentity) -> bool:
+        """Tell whether this attachment has made anything for the vNIC on this host."""
+
+    @abc.abstractmethod
+    def connection(self, vnic: VnicIdentity) -> Connection:
         """Say where the XML is to connect the interface.  Touches nothing."""
 
     @abc.abstractmethod
@@ -51,7 +55,7 @@ class Attachment(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def finish(self, vnic: Vnic) -> None:
+    async def finish(self, vnic: VnicIdentity) -> None:
         """Do what can only be done once libvirt has made the tap, and check its work.
 
         Raises:
@@ -59,7 +63,7 @@ class Attachment(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def release(self, vnic: Vnic) -> None:
+    async def release(self, vnic: VnicIdentity) -> None:
         """Remove everything on this host that was made for the vNIC and carries our mark.
 
         Raises:
@@ -75,7 +79,7 @@ class Attachment(abc.ABC):
         name = self.config.integration_bridge
         ovsdb = self.host.ovsdb
         if ovsdb is not None:
-            await ovsdb.replica.wait_connected()
+            await ovsdb.wait_connected()
             present = ovsdb.has_bridge(name)
         elif ovsdb_socket.is_down():
             raise Unavailable(
@@ -124,9 +128,18 @@ class Undo:
         for what, step in reversed(self._steps):
             try:
                 await step()
-            except VifError as failure:
-                # The reason of the first failure is the one that the user must see.
+            except Exception as failure:
+                # The other steps still have to be taken back, and the reason of the first failure
+                # is the one that the user must see.
                 log.error("could not take back (%s): %s", what, failure)
+
+
+def needs_agent(why: str) -> Unavailable:
+    """Give the error of a process that may not do what is needed."""
+    return Unavailable(
+        f"vif-agent does not answer, and {why}",
+        "restart it (systemctl restart vif-agent), then repeat the operation",
+    )
 
 
 def require_free(name: str) -> None:

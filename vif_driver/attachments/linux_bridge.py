@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, Undo, require_free
+from vif_driver.attachments.base import Attachment, Undo, needs_agent, require_free
 from vif_driver.attachments.private_bridge import PrivateBridge
-from vif_driver.errors import HostError, Unavailable
+from vif_driver.errors import HostError
 from vif_driver.host import kernel
 from vif_driver.interface_xml import Connection
-from vif_driver.vnic import Vnic
+from vif_driver.vnic import Vnic, VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.links import Links
@@ -33,7 +33,11 @@ class LinuxBridgeAttachment(Attachment):
 
     name = "linux_bridge"
 
-    def connection(self, vnic: Vnic) -> Connection:
+    def is_there(self, vnic: VnicIdentity) -> bool:
+        """Tell whether the bridge or its veth pair is there."""
+        return any(map(kernel.has_device, (vnic.bridge, vnic.bridge_end)))
+
+    def connection(self, vnic: VnicIdentity) -> Connection:
         """Connect to the vNIC's own Linux bridge."""
         return Connection(bridge=vnic.bridge, target=vnic.hidden_tap)
 
@@ -42,26 +46,21 @@ class LinuxBridgeAttachment(Attachment):
         links = self._privileged()
         require_free(vnic.hidden_tap)
         async with Undo() as undo:
-            await _private_bridge(links, vnic).ensure(undo)
+            await _private_bridge(links, vnic).ensure(vnic.mac, vnic.mtu, undo)
 
-    async def finish(self, vnic: Vnic) -> None:
+    async def finish(self, vnic: VnicIdentity) -> None:
         """Check that the guest's tap is on the private bridge."""
         await _private_bridge(self._privileged(), vnic).check_guest_tap()
 
-    async def release(self, vnic: Vnic) -> None:
+    async def release(self, vnic: VnicIdentity) -> None:
         """Remove the bridge and the veth pair."""
-        if self.host.links is None and not kernel.has_device(vnic.bridge):
-            return
         bridge = _private_bridge(self._privileged(), vnic)
         await bridge.require_unused()
         await bridge.remove()
 
     def _privileged(self) -> Links:
         if self.host.links is None:
-            raise Unavailable(
-                "vif-agent does not answer, and only it can make or remove the vNIC's bridge",
-                "start it (systemctl start vif-agent), then repeat the operation",
-            )
+            raise needs_agent("only it can make or remove the bridge of this vNIC")
         return self.host.links
 
 
@@ -74,7 +73,11 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
 
     name = "linux_bridge_dummy"
 
-    def connection(self, vnic: Vnic) -> Connection:
+    def is_there(self, vnic: VnicIdentity) -> bool:
+        """Tell whether the tap is there."""
+        return kernel.has_device(vnic.tap)
+
+    def connection(self, vnic: VnicIdentity) -> Connection:
         """Connect to the dummy bridge under the name that the agent looks for."""
         return Connection(bridge=DUMMY_BRIDGE, target=vnic.tap)
 
@@ -88,7 +91,7 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
             )
         require_free(vnic.tap)
 
-    async def finish(self, vnic: Vnic) -> None:
+    async def finish(self, vnic: VnicIdentity) -> None:
         """Take the tap off the dummy bridge, unless the agent already has it elsewhere."""
         links = self._privileged()
         tap = await links.get(vnic.tap)
@@ -98,6 +101,9 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
         if dummy is not None and tap.master == dummy.index:
             await links.change(vnic.tap, master="")
 
+    async def release(self, vnic: VnicIdentity) -> None:
+        """Nothing: the tap goes with the guest."""
 
-def _private_bridge(links: Links, vnic: Vnic) -> PrivateBridge:
+
+def _private_bridge(links: Links, vnic: VnicIdentity) -> PrivateBridge:
     return PrivateBridge(links, vnic, far_end=vnic.tap, guest_tap=vnic.hidden_tap, far_end_up=False)

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from vif_driver.attachments.base import Attachment, require_free
 from vif_driver.errors import HostError, NameTaken
+from vif_driver.host import kernel
 from vif_driver.interface_xml import Connection
-from vif_driver.vnic import Vnic
+from vif_driver.vnic import Vnic, VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.ovsdb import Ovsdb
 
 log = logging.getLogger(__name__)
+
+# Seconds for what libvirt has committed to arrive here.
+_PORT_TIMEOUT = 2.0
 
 
 class OvsAttachment(Attachment):
@@ -28,7 +32,11 @@ class OvsAttachment(Attachment):
     name = "ovs"
     _dead_vlan = True
 
-    def connection(self, vnic: Vnic) -> Connection:
+    def is_there(self, vnic: VnicIdentity) -> bool:
+        """Tell whether the tap is there."""
+        return kernel.has_device(vnic.tap)
+
+    def connection(self, vnic: VnicIdentity) -> Connection:
         """Connect to the integration bridge under the port's id."""
         return Connection(
             bridge=self.config.integration_bridge,
@@ -44,19 +52,19 @@ class OvsAttachment(Attachment):
         if self.host.ovsdb is not None:
             await _discard_stale_port(self.host.ovsdb, vnic)
 
-    async def finish(self, vnic: Vnic) -> None:
+    async def finish(self, vnic: VnicIdentity) -> None:
         """Check that libvirt plugged the tap under the port's id."""
-        if self.host.ovsdb is None:
+        ovsdb = self.host.ovsdb
+        if ovsdb is None:
             return
-        await self.host.ovsdb.replica.wait_connected()
-        port = self.host.ovsdb.port(vnic.tap)
-        if port is None or port.external_ids.get("iface-id") != vnic.id:
+        await ovsdb.wait_connected()
+        if not await ovsdb.wait_port(vnic.tap, {"iface-id": vnic.id}, _PORT_TIMEOUT):
             raise HostError(
                 f"Open vSwitch has no port {vnic.tap} with iface-id {vnic.id}",
                 "see libvirtd's log; the vNIC has no network until it is plugged again",
             )
 
-    async def release(self, vnic: Vnic) -> None:
+    async def release(self, vnic: VnicIdentity) -> None:
         """Nothing: libvirt removes the port that it made."""
 
 
@@ -72,7 +80,7 @@ async def _discard_stale_port(ovsdb: Ovsdb, vnic: Vnic) -> None:
     port = ovsdb.port(vnic.tap)
     if port is None:
         return
-    if "vm-id" not in port.external_ids or "attached-mac" not in port.external_ids:
+    if not port.made_by_libvirt:
         raise NameTaken(
             f"Open vSwitch has a port {port.name} on {port.bridge} that libvirt did not make",
             f"remove it if nothing uses it: ovs-vsctl del-port {port.name}",

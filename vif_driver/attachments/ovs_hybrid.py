@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, Undo, require_free
+from vif_driver.attachments.base import Attachment, Undo, needs_agent, require_free
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
 from vif_driver.host import kernel
 from vif_driver.interface_xml import DEAD_VLAN, Connection
-from vif_driver.vnic import Vnic
+from vif_driver.vnic import Vnic, VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.links import Links
@@ -39,7 +39,14 @@ class OvsHybridAttachment(Attachment):
 
     name = "ovs_hybrid"
 
-    def connection(self, vnic: Vnic) -> Connection:
+    def is_there(self, vnic: VnicIdentity) -> bool:
+        """Tell whether a device or the port is there."""
+        ovsdb = self.host.ovsdb
+        if ovsdb is not None and ovsdb.replica.connected and ovsdb.port(vnic.switch_end):
+            return True
+        return any(map(kernel.has_device, (vnic.bridge, vnic.bridge_end, vnic.switch_end)))
+
+    def connection(self, vnic: VnicIdentity) -> Connection:
         """Connect to the vNIC's own Linux bridge."""
         return Connection(bridge=vnic.bridge, target=vnic.tap)
 
@@ -58,30 +65,26 @@ class OvsHybridAttachment(Attachment):
         bridge = _private_bridge(links, vnic)
         plugged = await self._discard_outdated_port(ovsdb, bridge, external_ids)
         async with Undo() as undo:
-            await bridge.ensure(undo)
+            await bridge.ensure(vnic.mac, vnic.mtu, undo)
             if not plugged:
                 await self._add_port(ovsdb, vnic, external_ids, undo)
             await ovsdb.wait_ofport(vnic.switch_end, _OFPORT_TIMEOUT)
 
-    async def finish(self, vnic: Vnic) -> None:
+    async def finish(self, vnic: VnicIdentity) -> None:
         """Check that the tap is where its security groups are applied."""
         links, _ = self._privileged()
         await _private_bridge(links, vnic).check_guest_tap()
 
-    async def release(self, vnic: Vnic) -> None:
+    async def release(self, vnic: VnicIdentity) -> None:
         """Remove the Open vSwitch port, the veth pair and the bridge."""
-        if self.host.links is None:
-            if kernel.has_device(vnic.switch_end):
-                raise _needs_agent("the bridge and port of the vNIC stay behind")
-            return
         links, ovsdb = self._privileged()
         bridge = _private_bridge(links, vnic)
         await bridge.require_unused()
         try:
-            await ovsdb.replica.wait_connected()
-            await ovsdb.delete_port(vnic.switch_end, {MARK_KEY: self.name, "iface-id": vnic.id})
+            await ovsdb.wait_connected()
+            await ovsdb.delete_port(vnic.switch_end, _mark(vnic))
         finally:
-            # Without the database, the devices at least; the row goes with the next cleaning.
+            # Without the database, the devices at least.
             await bridge.remove()
 
     async def _discard_outdated_port(
@@ -125,7 +128,7 @@ class OvsHybridAttachment(Attachment):
         name = vnic.switch_end
         undo.on_failure(
             f"port {name}",
-            functools.partial(ovsdb.delete_port, name, {MARK_KEY: self.name, "iface-id": vnic.id}),
+            functools.partial(ovsdb.delete_port, name, _mark(vnic)),
         )
         await ovsdb.add_port(
             self.config.integration_bridge,
@@ -140,12 +143,17 @@ class OvsHybridAttachment(Attachment):
         )
 
     def _privileged(self) -> tuple[Links, Ovsdb]:
-        if self.host.links is None or self.host.ovsdb is None:
-            raise _needs_agent("a vNIC with security groups needs a bridge that only it can make")
+        if self.host.links is None:
+            raise needs_agent("only it can make or remove the bridge of a filtered vNIC")
+        if self.host.ovsdb is None:
+            raise Unavailable(
+                "Open vSwitch is not installed on this host",
+                "install the package openvswitch and restart vif-agent",
+            )
         return self.host.links, self.host.ovsdb
 
 
-def _private_bridge(links: Links, vnic: Vnic) -> PrivateBridge:
+def _private_bridge(links: Links, vnic: VnicIdentity) -> PrivateBridge:
     return PrivateBridge(links, vnic, far_end=vnic.switch_end, guest_tap=vnic.tap, netfilter=True)
 
 
@@ -161,8 +169,7 @@ def _external_ids(vnic: Vnic) -> dict[str, str]:
     }
 
 
-def _needs_agent(why: str) -> Unavailable:
-    return Unavailable(
-        f"vif-agent does not answer: {why}",
-        "start it (systemctl start vif-agent), then repeat the operation",
-    )
+def _mark(vnic: VnicIdentity) -> dict[str, str]:
+    """What the row of this vNIC in this VM carries."""
+    vm = {} if vnic.vm_id is None else {"vm-id": vnic.vm_id}
+    return {MARK_KEY: OvsHybridAttachment.name, "iface-id": vnic.id, **vm}

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 from vif_driver.attachments.base import Undo
 from vif_driver.errors import HostError, NameTaken
-from vif_driver.host import kernel
-from vif_driver.vnic import Vnic
+from vif_driver.vnic import VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.links import Link, Links
 
 #: The group of every device that we make: "vif" in ASCII.
 GROUP = 0x766966
+
+#: Bytes; what a device has where nobody says otherwise.
+ETHERNET_MTU = 1500
 
 # What keeps the bridge transparent: it forwards at once (no listening and learning phase), speaks
 # no spanning tree, learns nothing (with two ports there is nothing to learn, and a learned address
@@ -62,7 +64,7 @@ class PrivateBridge:
     """
 
     links: Links
-    vnic: Vnic
+    vnic: VnicIdentity
     far_end: str
     guest_tap: str
     netfilter: bool = False
@@ -70,7 +72,11 @@ class PrivateBridge:
 
     @property
     def mark(self) -> str:
-        """The ``ifalias`` of the devices."""
+        """The ``ifalias`` of the devices: whose they are, the vNIC first and then the VM."""
+        return f"{self._vnic_mark} {self.vnic.vm_id or '-'}"
+
+    @property
+    def _vnic_mark(self) -> str:
         return f"vif-driver {self.vnic.id}"
 
     async def has_far_end(self) -> bool:
@@ -81,10 +87,12 @@ class PrivateBridge:
         """
         return await self._own(self.far_end) is not None
 
-    async def ensure(self, undo: Undo) -> None:
+    async def ensure(self, mac: str, mtu: int | None, undo: Undo) -> None:
         """Make what is missing, and set everything as it has to be.
 
         Args:
+            mac: the vNIC's.
+            mtu: bytes; None for Ethernet's own.
             undo: learns how to take back what is made here.
 
         Raises:
@@ -94,15 +102,16 @@ class PrivateBridge:
         bridge = await self._own(self.vnic.bridge)
         near = await self._own(self.vnic.bridge_end)
         far = await self._own(self.far_end)
+        mtu = mtu or ETHERNET_MTU
         if bridge is None:
             await self._make_bridge(undo)
-        await self._configure_bridge()
+        await self._configure_bridge(mtu)
         if near is None or far is None:
             # The ends of a pair live and die together; one alone is half of something else.
             for name in (self.vnic.bridge_end, self.far_end):
                 await self.links.delete(name)
             await self._make_veth(undo)
-        await self._configure_veth()
+        await self._configure_veth(mac, mtu)
 
     async def check_guest_tap(self) -> None:
         """Make sure that libvirt put the guest's tap on the bridge.
@@ -136,45 +145,52 @@ class PrivateBridge:
     async def remove(self) -> None:
         """Delete the devices that carry our mark, and only those."""
         for name in (self.vnic.bridge_end, self.far_end, self.vnic.bridge):
-            if await self._ours_or_none(name) is not None:
-                await self.links.delete(name)
+            await self._remove_ours(name)
 
     async def _make_bridge(self, undo: Undo) -> None:
         name = self.vnic.bridge
+        # Before the request: if waiting for it is cancelled, it may have been carried out.
+        undo.on_failure(f"bridge {name}", functools.partial(self._remove_ours, name))
         await self.links.add_bridge(name, GROUP)
-        undo.on_failure(f"bridge {name}", functools.partial(self.links.delete, name))
 
-    async def _configure_bridge(self) -> None:
+    async def _configure_bridge(self, mtu: int) -> None:
         name = self.vnic.bridge
         attributes: dict[str, int] = dict(_TRANSPARENT)
         if self.netfilter:
             attributes.update(_NETFILTER)
         await self.links.configure_bridge(name, attributes)
-        _silence(name)
-        await self.links.change(name, alias=self.mark, mtu=self.vnic.mtu, up=True)
+        await self._silence(name)
+        await self.links.change(name, alias=self.mark, mtu=mtu, up=True)
 
     async def _make_veth(self, undo: Undo) -> None:
         name = self.vnic.bridge_end
+        undo.on_failure(f"veth pair {name}", functools.partial(self._remove_ours, name))
         await self.links.add_veth(name, self.far_end, GROUP)
-        undo.on_failure(f"veth pair {name}", functools.partial(self.links.delete, name))
 
-    async def _configure_veth(self) -> None:
+    async def _configure_veth(self, mac: str, mtu: int) -> None:
         near = self.vnic.bridge_end
         for name in (near, self.far_end):
-            _silence(name)
-        await self.links.change(
-            near, alias=self.mark, mtu=self.vnic.mtu, up=True, master=self.vnic.bridge
-        )
+            await self._silence(name)
+        await self.links.change(near, alias=self.mark, mtu=mtu, up=True, master=self.vnic.bridge)
         await self.links.change(
             self.far_end,
             alias=self.mark,
             # As libvirt does with taps: a bridge takes the lowest address of its ports for its
             # own, which is not to change with every guest.
-            address=f"fe{self.vnic.mac[2:]}",
-            mtu=self.vnic.mtu,
+            address=f"fe{mac[2:]}",
+            mtu=mtu,
             # Last, since this is the end that carries frames out.
             up=True if self.far_end_up else None,
         )
+
+    async def _silence(self, name: str) -> None:
+        await self.links.set_parameters(
+            {parameter.format(name): value for parameter, value in _SILENT.items()}
+        )
+
+    async def _remove_ours(self, name: str) -> None:
+        if await self._ours_or_none(name) is not None:
+            await self.links.delete(name)
 
     async def _own(self, name: str) -> Link | None:
         """Look a device up that has to be ours if it exists."""
@@ -188,14 +204,15 @@ class PrivateBridge:
         )
 
     async def _ours_or_none(self, name: str) -> Link | None:
+        """Look a device up that may be removed: it is ours, and not another VM's by now."""
         link = await self.links.get(name)
-        return link if link is not None and self._is_ours(link) else None
+        if link is None or not self._is_ours(link):
+            return None
+        of_this_vm = not link.alias or self.vnic.vm_id is None or link.alias == self.mark
+        return link if of_this_vm else None
 
     def _is_ours(self, link: Link) -> bool:
         # An agent killed between making a device and naming its vNIC left it without an alias.
-        return link.group == GROUP and link.alias in (None, "", self.mark)
-
-
-def _silence(name: str) -> None:
-    for parameter, value in _SILENT.items():
-        kernel.write_sysctl(parameter.format(name), value)
+        return link.group == GROUP and (
+            not link.alias or link.alias.startswith(f"{self._vnic_mark} ")
+        )

@@ -34,6 +34,9 @@ NAMES: tuple[str, ...] = (
     "before_update_device",
 )
 
+#: Those after which something new is on the host.
+PLUGS = ("before_device_create", "before_nic_hotplug")
+
 
 class Events:
     """Answers events; nothing that it is given makes it raise.
@@ -79,6 +82,15 @@ class Events:
                 f"{subject}: internal error ({type(error).__name__}: {error}); "
                 "see the log of vif-agent",
             )
+
+    async def withdraw(self, request: Request) -> None:
+        """Take back what was done for a caller who could not be told of it."""
+        if request.event not in PLUGS:
+            return
+        try:
+            await self._handlers["after_nic_hotplug_fail"](request)
+        except Exception as error:
+            log.error("%s", one_line(f"{request.event}: could not be taken back: {error}"))
 
 
 def failure(event: str, message: str) -> Reply:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator
 
 from vif_driver import attachments, vnic
 from vif_driver.config import Config
-from vif_driver.errors import Unavailable
+from vif_driver.errors import BadRequest, HostError, NotAnInterface, Unavailable, one_line
 from vif_driver.host import Host
 from vif_driver.interface_xml import Connection, Interface
-from vif_driver.vnic import Plugin, Vnic
+from vif_driver.vnic import VnicIdentity
 from vif_driver.wire import Reply, Request
 
 log = logging.getLogger(__name__)
@@ -42,28 +42,31 @@ class NicEvents:
         async with self._turn(subject):
             await attachment.prepare(subject)
         for what in dropped:
-            log.info("%s: dropped %s, which libvirt refuses on such a port", subject, what)
-        log.info("%s: %s: prepared by %s", subject, request.event, attachment.name)
+            self._log(request, subject, f"dropped {what}, which libvirt refuses on such a port")
+        self._log(request, subject, f"prepared by {attachment.name}")
         return Reply(data=interface.to_bytes())
 
     async def plugged(self, request: Request) -> Reply:
         """after_device_create, after_nic_hotplug: finish and check libvirt's work."""
-        interface = Interface(request.data)
-        subject = vnic.parse(request.properties, interface.mac, interface.mtu)
-        attachment = self._attachment_of(subject, interface)
+        subject = self._identify(request)
         async with self._turn(subject):
-            await attachment.finish(subject)
-        log.info("%s: %s: plugged by %s", subject, request.event, attachment.name)
+            found = attachments.found(subject, self._config, self._host)
+            if not found:
+                raise HostError(
+                    "nothing of the vNIC is there after libvirt plugged it",
+                    "see libvirtd's log; the vNIC has no network until it is plugged again",
+                )
+            await found[0].finish(subject)
+        self._log(request, subject, f"plugged by {found[0].name}")
         return Reply()
 
     async def unplugged(self, request: Request) -> Reply:
         """after_device_destroy, after_nic_hotunplug, after_nic_hotplug_fail: leave nothing."""
-        interface = Interface(request.data)
-        subject = vnic.parse(request.properties, interface.mac, interface.mtu)
+        subject = self._identify(request)
         async with self._turn(subject):
-            for attachment in attachments.candidates(subject, self._config, self._host):
+            for attachment in attachments.found(subject, self._config, self._host):
                 await attachment.release(subject)
-        log.info("%s: %s: released", subject, request.event)
+        self._log(request, subject, "released")
         return Reply()
 
     async def update(self, request: Request) -> Reply:
@@ -72,47 +75,67 @@ class NicEvents:
         VDSM builds it from its own model, which has no ``<virtualport>``.  libvirt compares it
         with the running interface: whatever says where that is connected must be as it is, also
         where an older driver or other settings connected it.
+
+        A refusal would be no protection: VDSM then takes the change back with XML that no hook
+        has seen.  So what is not needed to find the vNIC is not looked at here.
         """
         interface = Interface(request.data)
-        subject = vnic.parse(request.properties, interface.mac, interface.mtu)
-        attachment = attachments.choose(subject, self._config, self._host)
-        live = await self._live_connection(subject)
-        interface.connect(live or attachment.connection(subject))
-        log.info("%s: %s: connection kept", subject, request.event)
+        subject = vnic.identify(request.properties)
+        live = await self._live_connection(subject, vnic.parse_mac(interface.mac))
+        interface.connect(live or self._likely_connection(subject))
+        self._log(request, subject, "connection kept")
         return Reply(data=interface.to_bytes())
 
-    def _attachment_of(self, subject: Vnic, interface: Interface) -> attachments.Attachment:
-        """Give the attachment that the interface was plugged with, told by its XML."""
-        for attachment in attachments.candidates(subject, self._config, self._host):
-            if attachment.connection(subject) == interface.connection:
-                return attachment
-        return attachments.choose(subject, self._config, self._host)
+    def _identify(self, request: Request) -> VnicIdentity:
+        """Tell which vNIC an ``after_*`` event is about.
 
-    async def _live_connection(self, subject: Vnic) -> Connection | None:
+        VDSM keeps no XML of the devices that a VM was started with: the file is empty then.  What
+        it holds otherwise is of no use here but for the kind of device.
+
+        Raises:
+            NotAnInterface: some other device of a VM with our properties.
+        """
+        try:
+            Interface(request.data)
+        except NotAnInterface:
+            raise
+        except BadRequest:
+            pass
+        return vnic.identify(request.properties)
+
+    async def _live_connection(self, subject: VnicIdentity, mac: str) -> Connection | None:
         """Give the connection of the running interface if it is this vNIC's."""
         from vif_driver.host import domains  # heavy, and only this event needs it
 
         if subject.vm_id is None:
             return None
         try:
-            xml = await domains.interface_xml(subject.vm_id, subject.mac)
-        except Unavailable:
-            # OVN's connection has nothing but what follows from the vNIC.  With Neutron's Open
-            # vSwitch agent the dead VLAN must be in the update exactly if it is in the domain.
-            if subject.plugin is Plugin.OPEN_VSWITCH:
-                raise
+            xml = await domains.interface_xml(subject.vm_id, mac)
+        except Unavailable as error:
+            log.warning("%s: %s; taking the vNIC for one that this driver plugged", subject, error)
             return None
         live = None if xml is None else Interface(xml).connection
         if live is None:
             return None
         ways = attachments.candidates(subject, self._config, self._host)
         bridges = {way.connection(subject).bridge for way in ways}
-        if live.bridge not in bridges or live.interface_id not in (None, subject.id):
-            return None
-        return live
+        ours = live.interface_id == subject.id or (
+            live.interface_id is None and live.bridge in bridges
+        )
+        return live if ours else None
+
+    def _likely_connection(self, subject: VnicIdentity) -> Connection:
+        """Give the connection that this driver makes, by what is there of the vNIC."""
+        ways = attachments.found(subject, self._config, self._host)
+        ways += attachments.candidates(subject, self._config, self._host)[-1:]
+        return ways[0].connection(subject)
+
+    @staticmethod
+    def _log(request: Request, subject: VnicIdentity, what: str) -> None:
+        log.info("%s", one_line(f"{subject}: {request.event}: {what}"))
 
     @contextlib.asynccontextmanager
-    async def _turn(self, subject: Vnic) -> AsyncIterator[None]:
+    async def _turn(self, subject: VnicIdentity) -> AsyncIterator[None]:
         """One event at a time for vNICs whose devices have the same names."""
         lock = self._turns.setdefault(subject.tap, asyncio.Lock())
         async with lock:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
+from collections.abc import Callable
 
 import libvirt
 from lxml import etree
@@ -14,6 +17,9 @@ from vif_driver.errors import Unavailable
 log = logging.getLogger(__name__)
 
 URI = "qemu:///system"
+
+#: Seconds for an answer.
+TIMEOUT = 5.0
 
 
 async def interface_xml(vm_id: str, mac: str) -> bytes | None:
@@ -29,7 +35,7 @@ async def interface_xml(vm_id: str, mac: str) -> bytes | None:
     Raises:
         Unavailable: libvirt does not answer.
     """
-    domain_xml = await asyncio.get_running_loop().run_in_executor(None, _domain_xml, vm_id)
+    domain_xml = await _in_thread(lambda: _domain_xml(vm_id))
     if domain_xml is None:
         return None
     for interface in etree.fromstring(domain_xml).iterfind("devices/interface"):
@@ -39,6 +45,37 @@ async def interface_xml(vm_id: str, mac: str) -> bytes | None:
             element: bytes = etree.tostring(interface, encoding="UTF-8")
             return element
     return None
+
+
+async def _in_thread(call: Callable[[], str | None]) -> str | None:
+    """Make a blocking call of libvirt's; a daemon that hangs must not hold up the process's end."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[str | None] = loop.create_future()
+
+    def finish(result: str | None, error: Exception | None) -> None:
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(error)
+
+    def run() -> None:
+        arguments: tuple[str | None, Exception | None]
+        try:
+            arguments = (call(), None)
+        except Exception as error:
+            arguments = (None, error)
+        with contextlib.suppress(RuntimeError):  # nobody waits any more, the loop is closed
+            loop.call_soon_threadsafe(finish, *arguments)
+
+    threading.Thread(target=run, name="libvirt", daemon=True).start()
+    try:
+        return await asyncio.wait_for(outcome, TIMEOUT)
+    except asyncio.TimeoutError:
+        raise Unavailable(
+            f"libvirt does not answer within {TIMEOUT:g} s", "restart libvirtd"
+        ) from None
 
 
 def _domain_xml(vm_id: str) -> str | None:

@@ -14,6 +14,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from vif_driver.errors import HostError
+from vif_driver.host import kernel
 
 _T = TypeVar("_T")
 
@@ -149,6 +150,18 @@ class Links:
             ),
         )
 
+    async def set_parameters(self, parameters: Mapping[str, int]) -> None:
+        """Set kernel parameters below ``net``; see :func:`vif_driver.host.kernel.write_sysctl`.
+
+        In the netlink thread, since the kernel makes some of them wait for its network lock.
+        """
+
+        def request(_netlink: IPRoute) -> None:
+            for name, value in parameters.items():
+                kernel.write_sysctl(name, value)
+
+        await self._call("set kernel parameters", request)
+
     async def delete(self, name: str) -> bool:
         """Delete a device.
 
@@ -173,8 +186,15 @@ class Links:
                 self._socket = IPRoute()
             return request(self._socket)
 
+        request_made = asyncio.get_running_loop().run_in_executor(self._thread, run)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+            try:
+                return await asyncio.shield(request_made)
+            except asyncio.CancelledError:
+                # What the thread has begun can't be stopped, and whoever takes it back must not
+                # overtake it.
+                await asyncio.wait([request_made])
+                raise
         except (NetlinkError, OSError) as error:
             code = error.code if isinstance(error, NetlinkError) else error.errno
             name = errno.errorcode.get(code or 0, str(code))

@@ -5,36 +5,36 @@ from __future__ import annotations
 
 import configparser
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Where the Open vSwitch agent's services read their settings on EL and Debian; later ones win.
-CONFIG_FILES = (
-    Path("/etc/neutron/plugins/ml2/ml2_conf.ini"),
-    Path("/etc/neutron/plugins/ml2/openvswitch_agent.ini"),
+#: What the Open vSwitch agent's services read on Debian and EL; later ones win.
+CONFIG = (
+    "neutron.conf",
+    "plugins/ml2/ml2_conf.ini",
+    "plugins/ml2/openvswitch_agent.ini",
+    "conf.d/common/*.conf",
+    "conf.d/neutron-openvswitch-agent/*.conf",
 )
 
 
-def firewall_driver(files: Sequence[Path] = CONFIG_FILES) -> str | None:
+def firewall_driver(folder: Path = Path("/etc/neutron")) -> str | None:
     """Give the ``[securitygroup] firewall_driver`` of Neutron's Open vSwitch agent.
 
     Returns:
-        The alias or class path as it is written there, or None where it isn't set or may not
-        be read.
+        The alias or class path as it is written there, or None where it isn't set or where one
+        of the files, which may say something else, cannot be read.
     """
     driver: str | None = None
-    for path in files:
+    for path in (path for pattern in CONFIG for path in sorted(folder.glob(pattern))):
         # oslo.config allows repeated keys and ignores what it doesn't know.
         parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
         try:
             with path.open(encoding="utf-8") as file:
                 parser.read_file(file)
-        except FileNotFoundError:
-            continue
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
             log.warning("%s cannot be read: %s", path, error)
-            continue
+            return None
         driver = parser.get("securitygroup", "firewall_driver", fallback=None) or driver
     return driver.strip() if driver else None

@@ -45,6 +45,11 @@ class Port:
     ofport: int | None
     error: str | None
 
+    @property
+    def made_by_libvirt(self) -> bool:
+        """Whether libvirt added it (virNetDevOpenvswitchAddPort); os-vif says ``vm-uuid``."""
+        return "vm-id" in self.external_ids and "attached-mac" in self.external_ids
+
 
 class Ovsdb:
     """Open vSwitch's database on this host.
@@ -73,6 +78,14 @@ class Ovsdb:
             tables,
             "start Open vSwitch (systemctl start openvswitch), then repeat the operation",
         )
+
+    async def wait_connected(self) -> None:
+        """Wait for the connection, which may just be coming back after a restart.
+
+        Raises:
+            Unavailable: it did not come.
+        """
+        await self.replica.wait_connected()
 
     def has_bridge(self, name: str) -> bool:
         """Tell whether Open vSwitch has a bridge of that name."""
@@ -149,6 +162,18 @@ class Ovsdb:
 
         await self.replica.transact(f"delete port {name}", build)
         return found
+
+    async def wait_port(self, name: str, external_ids: Mapping[str, str], timeout: float) -> bool:
+        """Wait until there is a port of that name with these ``external_ids``.
+
+        Returns:
+            False if ``timeout`` seconds pass first.
+        """
+
+        def there() -> bool:
+            return any(_carries(row, external_ids) for _, _, row in self._interfaces(name))
+
+        return await self.replica.wait(there, timeout)
 
     async def wait_ofport(self, name: str, timeout: float) -> None:
         """Wait until ovs-vswitchd has opened the device of a port.

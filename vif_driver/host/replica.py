@@ -49,6 +49,7 @@ class Replica:
         self._waiters: list[asyncio.Future[None]] = []
         self._armed = contextlib.ExitStack()
         self._closed = False
+        self._was_connected = False
         self._idl = ovs.db.idl.Idl(remote, tables)
         # By default the pause between two attempts grows to 8 s; a VM start doesn't wait so long
         # for a database that has been back for a while.
@@ -67,10 +68,10 @@ class Replica:
     @property
     def connected(self) -> bool:
         """Whether the replica is complete and the server answers."""
-        # The IDL keeps its last contents while it reconnects, and says so nowhere but here.
+        # The IDL keeps its last contents until it has the new ones, and says so nowhere but here.
         return (
             not self._closed
-            and self._idl.has_ever_connected()
+            and self._idl.state == ovs.db.idl.Idl.IDL_S_MONITORING
             and self._idl._session.is_connected()
         )
 
@@ -175,6 +176,15 @@ class Replica:
         except Exception:  # the IDL must not take the loop down with it
             log.exception("the replica of %s failed; connecting anew", self._name)
             self._idl.force_reconnect()
+        if self.connected != self._was_connected:
+            self._was_connected = self.connected
+            log.log(
+                logging.INFO if self._was_connected else logging.WARNING,
+                "%s on %s %s",
+                self._name,
+                self._remote,
+                "answers" if self._was_connected else "does not answer any more",
+            )
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -186,7 +196,10 @@ class Replica:
         if self._closed:
             return
         wishes = _Wishes()
-        self._idl.wait(wishes)
+        try:
+            self._idl.wait(wishes)
+        except OSError:  # a socket that is just being closed; the next turn finds out
+            wishes.timer_wait(RECONNECT_BACKOFF[0])
         loop = asyncio.get_running_loop()
         for descriptor, events in wishes.descriptors.items():
             if events & ovs.poller.POLLIN:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from .anchor import CLEAN_ENVIRONMENT
 from .deadline import wait_until
 from .hypervisor import INTEGRATION_BRIDGE, Hypervisor
+from .lab import Lab
 from .service import Service
 
 Json = dict[str, Any]
@@ -62,6 +64,7 @@ root_helper = env
 report_interval = 10
 [quotas]
 quota_port = -1
+quota_security_group = -1
 [experimental]
 linuxbridge = True
 """
@@ -286,7 +289,6 @@ class Neutron:
             self._open_ovsdb()
         # Its services' own file, where the product looks too.
         self.machine.write(config, text)
-        # On a host that was "direct" before, its rules would be all that is looked at.
         self._forget_rules_of_others(kind)
         agent = Service(
             self.machine,
@@ -308,9 +310,12 @@ class Neutron:
         wait_until(reported, 90, f"{agent.name} alive", interval=0.25)
 
     def stop_agent(self) -> None:
-        """Stop the running agent, if any; what it has wired stays wired."""
+        """End the running agent, if any; what it has wired stays wired.
+
+        By SIGKILL: asked to end, it takes ten seconds to say good-bye to the server.
+        """
         if self.agent is not None:
-            self.agent.stop()
+            self.agent.kill()
             self.agent = None
 
     def use_agent(self, kind: AgentKind) -> None:
@@ -491,6 +496,33 @@ class Neutron:
         if "NeutronError" in content:
             raise NeutronError(f"{method} {path}: {content['NeutronError']}")
         return content
+
+
+class NeutronLab(Lab):
+    """A lab of one hypervisor, which has no OVN but Neutron's server and agents.
+
+    Attributes:
+        neutron: Neutron on that hypervisor; its server runs, none of its agents does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(hypervisors=1, ovn=False)
+        self.neutron = Neutron(self.hosts[0])
+
+    def start(self) -> None:
+        """Start the hypervisor and Neutron's server on it."""
+        super().start()
+        self.neutron.start()
+
+    def save_logs(self, test: str) -> Path:
+        """Copy all logs, and Neutron's, to ``build/lab-logs/<test>``; return that directory."""
+        target = super().save_logs(test)
+        host = self.hosts[0]
+        if host.powered:
+            host.collect(target / "neutron", [LOG, ETC])
+            tables = host.run("iptables-save; ebtables-save", check=False).stdout
+            (target / "neutron" / "packet-filter.txt").write_text(tables)
+        return target
 
 
 def _config(agent_or_plugin: str) -> list[str]:

@@ -40,6 +40,7 @@ class Vm:
         dhcp: the guest asks for addresses.
         checksum_offload: see :class:`GuestSpec`.
         device_xml: per NIC (by alias) the XML that the ``before`` hook returned.
+        plugged_later: aliases of the NICs that it was not started with.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Vm:
     checksum_offload: bool = False
     guest: Guest | None = None
     device_xml: dict[str, bytes] = field(default_factory=dict)
+    plugged_later: set[str] = field(default_factory=set)
 
     @property
     def running(self) -> Guest:
@@ -118,7 +120,7 @@ class Vdsm:
             vm.guest = Guest(self.host, vm.name)
             self._vm_hook("after_vm_start", vm, vm.guest.xml.encode())
             for nic in vm.nics:
-                self._device_hook("after_device_create", vm, nic, self.live_xml(vm, nic))
+                self._device_hook("after_device_create", vm, nic, self._kept_xml(vm, nic))
         finally:
             self.host.path(vm.launch_flags_path).unlink(missing_ok=True)
         return vm.guest
@@ -143,12 +145,11 @@ class Vdsm:
 
     def destroy_vm(self, vm: Vm) -> None:
         """Stop a VM (or clean up after one that stopped by itself)."""
-        live = {nic.alias: self._last_xml(vm, nic) for nic in vm.nics}
         xml = self._domain_text(vm)
         if vm.guest is not None:
             vm.guest.destroy()
         for nic in vm.nics:
-            self._device_hook("after_device_destroy", vm, nic, live[nic.alias])
+            self._device_hook("after_device_destroy", vm, nic, self._kept_xml(vm, nic))
         self._vm_hook("after_vm_destroy", vm, xml)
         vm.guest = None
 
@@ -174,6 +175,7 @@ class Vdsm:
             self._device_hook("after_nic_hotplug_fail", vm, nic, xml)
             raise
         vm.nics.append(nic)
+        vm.plugged_later.add(nic.alias)
         self._device_hook("after_nic_hotplug", vm, nic, self.live_xml(vm, nic))
 
     def hotunplug(self, vm: Vm, nic: Nic, timeout: float = 30.0) -> None:
@@ -326,6 +328,14 @@ class Vdsm:
                 element.tail = None
                 return ElementTree.tostring(element)
         return b""
+
+    def _kept_xml(self, vm: Vm, nic: Nic) -> bytes:
+        """What VDSM has kept of a device's XML: nothing, but of one that was plugged later.
+
+        In VDSM only hot plug and update set it (vdsm/virt/vmdevices/core.py, ``_deviceXML``); its
+        hooks of a device that the VM was started with are given an empty file.
+        """
+        return vm.device_xml[nic.alias] if nic.alias in vm.plugged_later else b""
 
     def _last_xml(self, vm: Vm, nic: Nic) -> bytes:
         live = self.live_xml(vm, nic)
