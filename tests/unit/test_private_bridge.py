@@ -293,7 +293,8 @@ def test_a_plug_that_is_cancelled_in_the_middle_of_a_request_leaves_nothing(
                 return socket.link(command, **arguments)
 
         await links.get("lo")
-        socket, links._socket = links._socket, SlowSocket()
+        socket: Any = links._socket
+        links._socket = SlowSocket()
         plugging = asyncio.ensure_future(ensure(bridge))
         await begun.wait()
         plugging.cancel()
