@@ -83,9 +83,6 @@ def build_root(spec: dict[str, Any]) -> None:
     lower = ":".join([*spec["layers"], "/"])
     options = f"lowerdir={lower},upperdir={storage}/upper,workdir={storage}/work"
     mounts.mount("overlay", root, "overlay", 0, options)
-    for path in spec["binds"]:
-        os.makedirs(root + path, exist_ok=True)
-        mounts.bind(path, root + path, read_only=True)
     build_devices(f"{root}/dev")
     build_proc(f"{root}/proc")
     # Mounted from within the network namespace, so that /sys/class/net shows its devices.
@@ -93,6 +90,10 @@ def build_root(spec: dict[str, Any]) -> None:
     mounts.mount("run", f"{root}/run", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0755")
     mounts.mount("tmp", f"{root}/tmp", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=1777")
     os.makedirs(f"{root}/run/lock", exist_ok=True)
+    # Last: a checkout may lie below /tmp or /run.
+    for path in spec["binds"]:
+        os.makedirs(root + path, exist_ok=True)
+        mounts.bind(path, root + path, read_only=True)
     mounts.change_root(root)
 
 
