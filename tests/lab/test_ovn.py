@@ -223,3 +223,20 @@ def test_a_stale_row_does_not_hand_its_identity_to_the_next_vm(
     assert interface["external_ids"]["iface-id"] == vm.nics[0].vnic_id
     assert "left-over" not in interface["external_ids"]
     assert lease.mac == vm.nics[0].mac
+
+
+def test_a_row_that_libvirt_did_not_make_is_left_to_its_owner(
+    lab: Lab, running: list[Product], new_vm: VmMaker
+) -> None:
+    host, vm = lab.hosts[0], new_vm()
+    tap = vm.nics[0].tap
+    host.vsctl("--no-wait", "add-port", "br-int", tap)
+    try:
+        with pytest.raises(HookError) as refused:
+            Vdsm(host).create_vm(vm)
+        kept = tap in host.ovs.ports()
+    finally:
+        host.vsctl("del-port", tap)
+
+    assert f"ovs-vsctl del-port {tap}" in refused.value.stderr
+    assert kept

@@ -50,7 +50,7 @@ class OvsAttachment(Attachment):
         await self.require_integration_bridge()
         require_free(vnic.tap)
         if self.host.ovsdb is not None:
-            await _discard_stale_port(self.host.ovsdb, vnic)
+            await self._discard_stale_port(self.host.ovsdb, vnic)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that libvirt plugged the tap under the port's id."""
@@ -67,23 +67,22 @@ class OvsAttachment(Attachment):
     async def release(self, vnic: VnicIdentity) -> None:
         """Nothing: libvirt removes the port that it made."""
 
+    async def _discard_stale_port(self, ovsdb: Ovsdb, vnic: Vnic) -> None:
+        """Delete a row whose tap is gone and whose name libvirt is about to use.
 
-async def _discard_stale_port(ovsdb: Ovsdb, vnic: Vnic) -> None:
-    """Delete a row whose tap is gone and whose name libvirt is about to use.
+        Open vSwitch would give the new tap the row's ``iface-id`` and VLAN at once, and libvirt's
+        ``--may-exist add-port`` sets neither VLAN nor anything else of a row that is there.
 
-    Open vSwitch would give the new tap the row's ``iface-id`` and VLAN at once, and libvirt's
-    ``--may-exist add-port`` sets neither VLAN nor anything else of a row that is there.
-
-    Raises:
-        NameTaken: the row is neither ours nor libvirt's.
-    """
-    port = ovsdb.port(vnic.tap)
-    if port is None:
-        return
-    if not port.made_by_libvirt:
-        raise NameTaken(
-            f"Open vSwitch has a port {port.name} on {port.bridge} that libvirt did not make",
-            f"remove it if nothing uses it: ovs-vsctl del-port {port.name}",
-        )
-    log.warning("%s: deleting a stale port of that name: %s", vnic, port)
-    await ovsdb.delete_port(port.name, port.external_ids)
+        Raises:
+            NameTaken: the row is somebody else's.
+        """
+        port = ovsdb.port(vnic.tap)
+        if port is None:
+            return
+        if port.bridge != self.config.integration_bridge or not port.made_by_libvirt:
+            raise NameTaken(
+                f"Open vSwitch has a port {port.name} on {port.bridge} that is somebody else's",
+                f"remove it if nothing uses it: ovs-vsctl del-port {port.name}",
+            )
+        log.warning("%s: deleting a stale port of that name: %s", vnic, port)
+        await ovsdb.delete_port(port.name, port.external_ids)

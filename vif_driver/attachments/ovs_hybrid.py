@@ -35,7 +35,7 @@ _DEAD_PORT = {"trunks": [DEAD_VLAN]}
 
 
 class OvsHybridAttachment(Attachment):
-    """Linux bridge ``qbr…``, veth pair ``qvb…``, ``qvo…``, ``qvo…`` on the integration bridge."""
+    """A bridge ``qbr…``, joined by ``qvb…`` and ``qvo…`` to the integration bridge."""
 
     name = "ovs_hybrid"
 
