@@ -88,6 +88,6 @@ clean: ## remove what was built and installed below build/
 	rm -rf build
 
 build/deps.stamp: packaging/deps.sh tests/packages.txt tests/lab/packages.txt \
-    tests/requirements-dev.txt tests/constraints-el9.txt
+    tests/requirements-dev.txt tests/requirements-lint.txt tests/constraints-el9.txt
 	packaging/deps.sh "$(PYTHON)" "$(PYTHON39)" "$(PYTHON312)" $(VENVS)
 	touch $@

@@ -40,7 +40,7 @@ install() { "$1/bin/python" -m pip install -q --disable-pip-version-check "${@:2
 mkdir -p "$folder"
 # The machine's own interpreter with the distribution's libraries: what the lab's hosts run on.
 "$python" -m venv --system-site-packages "$folder/system"
-install "$folder/system" -r tests/requirements-dev.txt ruff mypy lxml-stubs
+install "$folder/system" -r tests/requirements-dev.txt -r tests/requirements-lint.txt
 "$python39" -m venv "$folder/el9"
 install "$folder/el9" -r tests/requirements-dev.txt -c tests/constraints-el9.txt \
     ovs pyroute2 lxml libvirt-python
