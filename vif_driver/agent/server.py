@@ -9,7 +9,6 @@ before anybody looks at it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import os
@@ -160,30 +159,39 @@ def listen(path: Path, callers: Callers) -> socket.socket:
     Raises:
         VifError: it cannot be made, or another agent is listening there.
     """
+    if _is_served(path):
+        raise VifError(f"an agent is listening on {path} already", "stop that one first")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # Under its own name only once it listens: whoever finds it can use it.
+    unfinished = path.with_name(f"{path.name}.new")
     try:
-        if path.is_socket():
-            with (
-                socket.socket(socket.AF_UNIX) as probe,
-                contextlib.suppress(ConnectionRefusedError),
-            ):
-                probe.connect(str(path))
-                raise VifError(f"an agent is listening on {path} already", "stop that one first")
-            path.unlink()
-        listener.bind(str(path))
+        if path.exists() and not path.is_socket():
+            raise FileExistsError(f"{path} is no socket")
+        unfinished.unlink(missing_ok=True)
+        listener.bind(str(unfinished))
         # For VDSM's user alone, and root.  Its group is kvm, which QEMU's processes are in too.
-        os.chown(path, callers.owner, 0)
-        path.chmod(0o600)
+        os.chown(unfinished, callers.owner, 0)
+        unfinished.chmod(0o600)
         listener.listen(BACKLOG)
+        unfinished.replace(path)
     except OSError as error:
         listener.close()
         raise VifError(
             f"cannot listen on {path} ({error})", "run the agent as a service"
         ) from error
-    except VifError:
-        listener.close()
-        raise
     return listener
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except socket.timeout:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def callers_of_this_host() -> Callers:
