@@ -37,14 +37,23 @@ def _status(as_json: bool) -> int:
     if as_json:
         print(json.dumps(state, indent=2))
     else:
-        bridge = state["integration_bridge"]
         print(f"agent               running, version {state['version']}, process {state['pid']}")
-        print(f"Open vSwitch        {'connected' if state['ovsdb_connected'] else 'NOT CONNECTED'}")
-        exists = state["integration_bridge_exists"]
-        print(f"integration bridge  {bridge}{'' if exists else ', MISSING'}")
+        print(f"Open vSwitch        {_open_vswitch(state)}")
         print(f"events              {state['events_answered']} answered")
         print(f"                    {state['events_failed']} of them with a failure")
-    return 0 if state["ovsdb_connected"] and state["integration_bridge_exists"] else 1
+    # A host of Neutron's Linux bridge agent has no Open vSwitch, and needs none.
+    return 0 if state["integration_bridge_exists"] or not state["openvswitch_installed"] else 1
+
+
+def _open_vswitch(state: dict[str, object]) -> str:
+    if not state["openvswitch_installed"]:
+        return "not installed"
+    if not state["ovsdb_connected"]:
+        return "NOT CONNECTED: systemctl status openvswitch"
+    bridge = state["integration_bridge"]
+    return f"connected, integration bridge {bridge}" + (
+        "" if state["integration_bridge_exists"] else " MISSING"
+    )
 
 
 def ask_status() -> dict[str, object]:

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import socket
 
-from vif_driver import config, wire
+from vif_driver import config, vnic, wire
 from vif_driver.errors import BadRequest, one_line
 from vif_driver.events import Events, failure
 from vif_driver.host import Host
@@ -49,13 +49,14 @@ class _Journal(logging.Handler):
 
 
 def _answer(header: bytes, read: wire.Read) -> wire.Reply:
-    event = "before_"
+    event, subject = "before_", ""
     try:
         event, properties_length, data_length = wire.parse_header(header)
         properties, data = read(properties_length), read(data_length)
         if len(properties) != properties_length or len(data) != data_length:
             raise BadRequest("the request is cut off", "repeat the operation")
         request = wire.Request(event, wire.parse_properties(properties), data)
+        subject = f"{event}: {vnic.describe(request.properties)}: "
         return asyncio.run(Events(config.load(), Host()).handle(request))
     except Exception as error:
-        return failure(event, str(error))
+        return failure(event, f"{subject}{error}")

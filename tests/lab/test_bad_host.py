@@ -69,9 +69,11 @@ def plug(hooks: HookRunner, nic: Nic, event: str = "before_device_create") -> by
 
 def refusal(hooks: HookRunner, nic: Nic) -> str:
     """The one line with which a plug is refused; nothing may have changed."""
+    devices = hooks.machine.devices()
     with pytest.raises(HookError) as refused:
         plug(hooks, nic)
     run = hooks.runs[-1]
+    assert hooks.machine.devices() == devices
     assert run.status == 2 and run.result == run.given
     assert run.stderr.count("\n") == 1 and "Traceback" not in run.stderr
     assert nic.vnic_id in run.stderr and VM_ID in run.stderr

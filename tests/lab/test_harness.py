@@ -276,7 +276,7 @@ def test_a_vm_lives_through_all_its_events(vdsm: Vdsm, lab: Lab, new_port: PortM
         "before_device_create", "before_vm_start", "after_vm_start", "after_device_create",
         "before_nic_hotplug", "after_nic_hotplug", "before_nic_hotunplug", "after_nic_hotunplug",
         "before_update_device", "after_update_device", "before_update_device",
-        "after_update_device", "after_device_destroy", "after_vm_destroy",
+        "after_update_device", "after_vm_destroy", "after_device_destroy",
     ]  # fmt: skip
     assert {run.status for run in vdsm.runs} == {0}
     assert b"openvswitch" not in vdsm.hooks.runs_of("before_update_device")[0].given

@@ -261,18 +261,117 @@ def test_the_mtu_holds_along_the_whole_path(vdsm: Vdsm, host: Hypervisor) -> Non
         assert [attribute(host, f"{device}/mtu") for device in devices] == ["1300"] * 4
 
 
-def test_a_repeated_plug_leaves_a_wired_port_wired(vdsm: Vdsm, host: Hypervisor) -> None:
+def test_a_port_that_was_left_behind_does_not_keep_its_vlan(vdsm: Vdsm, host: Hypervisor) -> None:
     vm = a_vm()
-    nic = vm.nics[0]
-    hook = ("before_nic_hotplug", nic.xml().encode())
-    vdsm.hooks.run(*hook, vm_id=vm.id, device_custom=nic.custom)
+    vdsm.create_vm(vm)
     wire(host, name(vm, "qvo"))
+    vm.running.destroy()
 
-    vdsm.hooks.run(*hook, vm_id=vm.id, device_custom=nic.custom)
+    vdsm.create_vm(vm)
 
     port = host.ovs.port(name(vm, "qvo"))
-    vdsm.hooks.run("after_nic_hotplug_fail", hook[1], vm_id=vm.id, device_custom=nic.custom)
-    assert port["tag"] == 5
+    vdsm.destroy_vm(vm)
+    assert (port["tag"], port["trunks"]) == ([], 4095)
+
+
+def test_a_row_of_the_taps_name_does_not_take_the_tap_from_its_filter(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    host.vsctl(
+        *["--no-wait", "add-port", "br-int", name(vm, "tap"), "--"],
+        *["set", "Interface", name(vm, "tap"), "external_ids:vm-id=gone"],
+        "external_ids:attached-mac=fa:16:3e:ff:ff:ff",
+    )
+    with running(vdsm, vm):
+        assert not host.ovs.port(name(vm, "tap"))
+
+
+def test_a_vnic_that_is_no_longer_filtered_leaves_nothing_of_its_bridge(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    vdsm.create_vm(vm)
+    vm.running.destroy()
+    nic = Nic.openstack("OPEN_VSWITCH", vm.nics[0].vnic_id, vm.nics[0].mac, security_groups="")
+    direct = Vm(vm.name, [nic], id=vm.id, dhcp=False)
+
+    with running(vdsm, direct):
+        assert ours(host) == {name(vm, "tap")}
+
+
+def test_a_vm_whose_second_nic_is_refused_leaves_nothing_of_its_first(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    taken = Nic.openstack("OPEN_VSWITCH", str(uuid.uuid4()), new_mac())
+    vm.nics.append(taken)
+    host.ip(f"link add qbr{taken.vnic_id[:11]} type bridge")
+    try:
+        with pytest.raises(HookError):
+            vdsm.create_vm(vm)
+        vdsm.destroy_vm(vm)
+        left = ours(host)
+    finally:
+        host.ip(f"link del qbr{taken.vnic_id[:11]}")
+
+    assert left == {f"qbr{taken.vnic_id[:11]}"}
+
+
+def test_two_filtered_nics_of_one_vm_are_plugged(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    vm.nics.append(Nic.openstack("OPEN_VSWITCH", str(uuid.uuid4()), new_mac()))
+    with running(vdsm, vm):
+        taps = {tap for tap in ours(host) if tap.startswith("tap")}
+
+        assert taps == {nic.tap for nic in vm.nics}
+
+
+def test_a_vnic_that_a_running_vm_has_is_refused_to_another(vdsm: Vdsm, host: Hypervisor) -> None:
+    vm = a_vm()
+    other = Vm("vm-other", list(vm.nics), dhcp=False)
+    with running(vdsm, vm):
+        before = ours(host)
+        with pytest.raises(HookError) as refused:
+            vdsm.create_vm(other)
+        vdsm.destroy_vm(other)
+
+        assert "still on the bridge" in refused.value.stderr
+        assert ours(host) == before
+
+
+def test_the_late_end_of_one_vm_takes_nothing_from_the_next_that_has_its_vnic(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    first = a_vm()
+    vdsm.create_vm(first)
+    first.running.destroy()
+    second = Vm("vm-second", list(first.nics), dhcp=False)
+    nic = first.nics[0]
+    hook = ("before_device_create", nic.xml().encode())
+    vdsm.hooks.run(*hook, vm_id=second.id, device_custom=nic.custom)
+    before = ours(host)
+
+    vdsm.destroy_vm(first)
+
+    kept = ours(host)
+    vdsm.destroy_vm(second)
+    assert kept == before and before
+
+
+@pytest.mark.parametrize("plugin", ["OPEN_VSWITCH", "LINUX_BRIDGE"])
+def test_a_change_of_the_link_leaves_a_nic_on_its_own_bridge(
+    vdsm: Vdsm, host: Hypervisor, plugin: str
+) -> None:
+    vm = a_vm(plugin)
+    with running(vdsm, vm):
+        before = ours(host)
+        vdsm.update_nic(vm, vm.nics[0], link_up=False)
+        vdsm.update_nic(vm, vm.nics[0], link_up=True)
+        on_bridge = set(host.output(f"ls /sys/class/net/{name(vm, 'qbr')}/brif").split())
+
+        assert ours(host) == before
+        assert on_bridge & {name(vm, "tap"), name(vm, "qtp")}
 
 
 def test_a_plug_after_a_power_cut_does_not_come_up_in_its_old_vlan(

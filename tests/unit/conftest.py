@@ -8,6 +8,7 @@ import ctypes
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,11 @@ class OvsdbServer:
                 "--no-chdir",
             ]
         )
+        deadline = time.monotonic() + 10
         while not self.socket.exists():
-            if self._process.poll() is not None:
+            if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail("ovsdb-server did not start")
+            time.sleep(0.005)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -7,12 +7,14 @@ import logging
 import pytest
 
 from vif_driver import wire
+from vif_driver.attachments.ovs import OvsAttachment
 from vif_driver.config import Config, FirewallDriver
 from vif_driver.errors import Unavailable
 from vif_driver.events import Events
 from vif_driver.host import Host, domains, ovsdb_socket
 from vif_driver.interface_xml import Connection, Interface
-from vif_driver.wire import Reply
+from vif_driver.vnic import VnicIdentity
+from vif_driver.wire import Reply, Request
 
 from .conftest import MAC, VDSM_INTERFACE, VM_ID, VNIC_ID
 
@@ -92,6 +94,32 @@ def test_without_open_vswitch_the_start_fails_with_what_to_do(
     reply = handle(plug_event, ovn_properties)
 
     assert reply.status == 2 and "systemctl start openvswitch" in reply.message
+
+
+def test_a_plug_is_taken_back_for_its_own_caller_only(
+    devices: set[str], ovs_properties: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+
+    async def release(self: OvsAttachment, vnic: VnicIdentity) -> None:
+        released.append(vnic.id)
+
+    async def scenario() -> None:
+        events = Events(DIRECT, Host())
+        first = Request("before_nic_hotplug", ovs_properties, VDSM_INTERFACE)
+        second = Request("before_nic_hotplug", dict(ovs_properties), VDSM_INTERFACE)
+        await events.handle(first)
+        await events.handle(second)
+        devices.add("tap3c1ad1e9-4d")
+        await events.withdraw(first)
+        assert released == []
+        await events.withdraw(second)
+
+    monkeypatch.setattr(OvsAttachment, "release", release)
+
+    asyncio.run(scenario())
+
+    assert released == [VNIC_ID]
 
 
 def test_a_name_that_somebody_else_has_fails_the_start(

@@ -51,6 +51,7 @@ class Hook:
         script = self.folder / event / "50_vif_driver"
         script.parent.mkdir(exist_ok=True)
         source = SOURCE.read_text().replace(wire.SOCKET, str(self.socket))
+        source = source.replace("#!/usr/bin/python3 -IS", f"#!{sys.executable} -IS")
         without_agent = self.folder / "without-agent"
         without_agent.write_text(
             (ROOT / "packaging/bin/without-agent")
@@ -275,7 +276,8 @@ def test_an_unset_file_is_told(hook: Hook) -> None:
 
     done = hook.run()
 
-    assert done.returncode == 2 and "_hook_domxml is not set" in one_line(done.stderr)
+    line = one_line(done.stderr)
+    assert done.returncode == 2 and "_hook_domxml is not set" in line and VNIC_ID in line
 
 
 def test_a_missing_file_is_told(hook: Hook) -> None:
@@ -283,7 +285,8 @@ def test_a_missing_file_is_told(hook: Hook) -> None:
 
     done = hook.run()
 
-    assert done.returncode == 2 and "No such file" in one_line(done.stderr)
+    line = one_line(done.stderr)
+    assert done.returncode == 2 and "No such file" in line and VNIC_ID in line
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o400])
@@ -293,7 +296,8 @@ def test_a_file_that_may_not_be_read_or_written_is_told(hook: Hook, mode: int) -
 
     done = hook.run(under=["setpriv", "--bounding-set=-all"])
 
-    assert done.returncode == 2 and "Permission denied" in one_line(done.stderr)
+    line = one_line(done.stderr)
+    assert done.returncode == 2 and "Permission denied" in line and VNIC_ID in line
 
 
 def test_a_file_of_ten_megabytes_is_refused(hook: Hook) -> None:
@@ -301,7 +305,8 @@ def test_a_file_of_ten_megabytes_is_refused(hook: Hook) -> None:
 
     done = hook.run()
 
-    assert done.returncode == 2 and "more than" in one_line(done.stderr)
+    line = one_line(done.stderr)
+    assert done.returncode == 2 and "more than" in line and VNIC_ID in line
     assert hook.file.stat().st_size == len(hook.data)
 
 
@@ -317,6 +322,19 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_the_plug_is_taken_bac
     assert done.returncode == 2 and "cannot be written" in one_line(done.stderr)
     assert hook.file.read_bytes() == VDSM_INTERFACE
     assert agent.requests[1].startswith(b"vif1 after_nic_hotplug_fail ")
+
+
+def test_an_agent_that_is_gone_when_a_plug_is_to_be_taken_back_changes_no_diagnosis(
+    hook: Hook, agent: ScriptedAgent
+) -> None:
+    agent.answers += [wire.encode_reply(Reply(data=b"x" * 30_000)), b"nonsense"]
+    full_disk = ["prlimit", "--fsize=8192", "sh", "-c", "trap '' XFSZ; exec \"$0\""]
+
+    done = hook.run(under=full_disk)
+
+    line = one_line(done.stderr)
+    assert done.returncode == 2
+    assert "cannot be written" in line and "could not be taken back" in line
 
 
 def test_an_update_that_cannot_be_written_takes_no_plug_back(

@@ -17,12 +17,13 @@ from vif_driver.attachments.base import Undo
 from vif_driver.attachments.private_bridge import GROUP, PrivateBridge
 from vif_driver.errors import HostError, NameTaken
 from vif_driver.host.links import Links
-from vif_driver.vnic import Plugin, Vnic
+from vif_driver.vnic import Plugin, Vnic, VnicIdentity
 
 from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace
 
 VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC, mtu=1442)
 SAME_NAMES = Vnic(VNIC_ID[:-1] + "0", Plugin.OPEN_VSWITCH, VM_ID, MAC)
+ANY_VM = VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, vm_id=None)
 OTHER_VM = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VNIC_ID, MAC)
 
 Scenario = Callable[[PrivateBridge, Links], Awaitable[Any]]
@@ -46,7 +47,7 @@ def with_bridge(in_network_namespace: RunInNamespace) -> InNamespace:
     return run
 
 
-def a_bridge(links: Links, vnic: Vnic = VNIC) -> PrivateBridge:
+def a_bridge(links: Links, vnic: VnicIdentity = VNIC) -> PrivateBridge:
     return PrivateBridge(links, vnic, vnic.switch_end, guest_tap=vnic.tap, netfilter=True)
 
 
@@ -54,9 +55,9 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 
 
-async def ensure(bridge: PrivateBridge) -> None:
+async def make(bridge: PrivateBridge) -> None:
     async with Undo() as undo:
-        await bridge.ensure(MAC, VNIC.mtu, undo)
+        await bridge.make(MAC, VNIC.mtu, undo)
 
 
 async def devices(links: Links) -> list[str]:
@@ -71,7 +72,7 @@ async def guest_plugs_in(bridge: PrivateBridge) -> None:
 
 def test_the_bridge_is_made_whole(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> Any:
-        await ensure(bridge)
+        await make(bridge)
         return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
 
     qbr, qvb, qvo = with_bridge(scenario)
@@ -84,7 +85,7 @@ def test_the_bridge_is_made_whole(with_bridge: InNamespace) -> None:
 
 def test_every_device_carries_our_mark(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> Any:
-        await ensure(bridge)
+        await make(bridge)
         return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
 
     for link in with_bridge(scenario):
@@ -107,7 +108,7 @@ def test_the_bridge_is_transparent_and_filtered(
     with_bridge: InNamespace, attribute: str, value: str
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> str:
-        await ensure(bridge)
+        await make(bridge)
         # sysfs shows the devices of the namespace that it was mounted in.
         show = [
             "unshare",
@@ -134,26 +135,14 @@ def test_the_host_is_silent_on_every_device(
     with_bridge: InNamespace, device: str, parameter: str, value: str
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> str:
-        await ensure(bridge)
+        await make(bridge)
         return Path("/proc/sys/net", parameter.format(device)).read_text().strip()
 
     assert with_bridge(scenario) == value
 
 
-def test_making_it_twice_changes_nothing(with_bridge: InNamespace) -> None:
-    async def scenario(bridge: PrivateBridge, links: Links) -> Any:
-        await ensure(bridge)
-        before = [await links.get(name) for name in await devices(links)]
-        await ensure(bridge)
-        return before, [await links.get(name) for name in await devices(links)]
-
-    before, after = with_bridge(scenario)
-
-    assert before == after
-
-
 @pytest.mark.parametrize("step", range(1, 8))
-def test_wherever_an_agent_was_killed_the_next_plug_makes_it_whole(
+def test_wherever_an_agent_was_killed_what_it_left_can_be_removed(
     with_bridge: InNamespace, step: int
 ) -> None:
     class Killed(BaseException):
@@ -173,38 +162,26 @@ def test_wherever_an_agent_was_killed_the_next_plug_makes_it_whole(
         links._call = dying  # type: ignore[method-assign]
         # Without undo, as when the process is gone.
         with contextlib.suppress(Killed):
-            await bridge.ensure(MAC, VNIC.mtu, Undo())
+            await bridge.make(MAC, VNIC.mtu, Undo())
         links._call = call  # type: ignore[method-assign]
-        await ensure(bridge)
-        await guest_plugs_in(bridge)
-        await bridge.check_guest_tap()
-        made = [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
-        return [link.alias for link in made if link is not None]
+        left = await devices(links)
+        await a_bridge(links, ANY_VM).remove()
+        return left, await devices(links)
 
-    assert with_bridge(scenario) == [f"vif-driver {VNIC_ID} {VM_ID}"] * 3
+    left, after = with_bridge(scenario)
+
+    assert VNIC.bridge in left and after == []
 
 
 def test_a_failure_takes_back_what_was_made(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         with pytest.raises(KeyError):
             async with Undo() as undo:
-                await bridge.ensure(MAC, VNIC.mtu, undo)
+                await bridge.make(MAC, VNIC.mtu, undo)
                 raise KeyError
         return await devices(links)
 
     assert with_bridge(scenario) == []
-
-
-def test_a_failed_repetition_keeps_what_was_there(with_bridge: InNamespace) -> None:
-    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
-        await ensure(bridge)
-        with pytest.raises(KeyError):
-            async with Undo() as undo:
-                await bridge.ensure(MAC, VNIC.mtu, undo)
-                raise KeyError
-        return await devices(links)
-
-    assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
 
 
 @pytest.mark.parametrize("name", [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end])
@@ -215,7 +192,7 @@ def test_a_name_that_somebody_else_has_is_refused_and_nothing_changed(
         ip("link", "add", name, "type", "bridge")
         before = await links.get(name)
         with pytest.raises(NameTaken, match=name):
-            await ensure(bridge)
+            await make(bridge)
         return await devices(links), before == await links.get(name)
 
     assert with_bridge(scenario) == ([name], True)
@@ -223,16 +200,16 @@ def test_a_name_that_somebody_else_has_is_refused_and_nothing_changed(
 
 def test_another_vnic_with_the_same_names_is_refused(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
-        await ensure(bridge)
+        await make(bridge)
         with pytest.raises(NameTaken, match=VNIC_ID):
-            await ensure(a_bridge(links, SAME_NAMES))
+            await make(a_bridge(links, SAME_NAMES))
 
     with_bridge(scenario)
 
 
 def test_it_is_removed_whole(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
-        await ensure(bridge)
+        await make(bridge)
         await bridge.require_unused()
         await bridge.remove()
         return await devices(links)
@@ -259,19 +236,27 @@ def test_a_device_without_our_mark_is_not_removed(with_bridge: InNamespace) -> N
 
 def test_another_vnics_bridge_is_not_removed(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
-        await ensure(bridge)
+        await make(bridge)
         await a_bridge(links, SAME_NAMES).remove()
         return await devices(links)
 
     assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
 
 
+def test_whichever_vm_it_was_made_for_it_can_be_removed(with_bridge: InNamespace) -> None:
+    async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
+        await make(bridge)
+        await a_bridge(links, ANY_VM).remove()
+        return await devices(links)
+
+    assert with_bridge(scenario) == []
+
+
 def test_a_bridge_that_belongs_to_another_vm_by_now_is_not_removed(
     with_bridge: InNamespace,
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
-        await ensure(bridge)
-        await ensure(a_bridge(links, OTHER_VM))
+        await make(a_bridge(links, OTHER_VM))
         await bridge.remove()
         return await devices(links)
 
@@ -295,7 +280,7 @@ def test_a_plug_that_is_cancelled_in_the_middle_of_a_request_leaves_nothing(
         await links.get("lo")
         socket: Any = links._socket
         links._socket = SlowSocket()
-        plugging = asyncio.ensure_future(ensure(bridge))
+        plugging = asyncio.ensure_future(make(bridge))
         await begun.wait()
         plugging.cancel()
         await asyncio.wait([plugging])
@@ -307,7 +292,7 @@ def test_a_plug_that_is_cancelled_in_the_middle_of_a_request_leaves_nothing(
 
 def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
-        await ensure(bridge)
+        await make(bridge)
         await guest_plugs_in(bridge)
         with pytest.raises(HostError, match="still on the bridge"):
             await bridge.require_unused()
@@ -317,7 +302,7 @@ def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: InNamespace) -> None
 
 def test_a_guest_that_is_not_on_its_bridge_is_told(with_bridge: InNamespace) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
-        await ensure(bridge)
+        await make(bridge)
         ip("tuntap", "add", VNIC.tap, "mode", "tap")
         with pytest.raises(HostError, match="is not on the bridge"):
             await bridge.check_guest_tap()

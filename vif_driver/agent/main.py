@@ -62,6 +62,7 @@ class Agent:
         return {
             "version": __version__,
             "pid": os.getpid(),
+            "openvswitch_installed": ovsdb is not None,
             "ovsdb_connected": connected,
             "integration_bridge": bridge,
             "integration_bridge_exists": ovsdb is not None

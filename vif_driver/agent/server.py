@@ -9,6 +9,7 @@ before anybody looks at it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -146,7 +147,8 @@ class Server:
             reply = failure(request.event, f"{subject}: {why}")
         if not await _send(connection, reply) and reply.status == 0:
             log.warning("%s: the caller is gone; taking it back", request.event)
-            await self._service.withdraw(request)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._service.withdraw(request), ANSWER_TIMEOUT)
 
 
 def listen(path: Path, callers: Callers) -> socket.socket:

@@ -23,8 +23,7 @@ class Attachment(abc.ABC):
 
     The steps, in the order of a vNIC's life: :meth:`connection` goes into the XML,
     :meth:`prepare` before libvirt acts, :meth:`finish` after it did, :meth:`release` once the
-    vNIC is gone.  Each may be repeated at any time, and finds its way from whatever an
-    interrupted earlier attempt left.
+    vNIC is gone, and also before it is prepared, of whatever an earlier attempt left.
 
     Args:
         config: the configuration.
@@ -48,7 +47,7 @@ class Attachment(abc.ABC):
 
     @abc.abstractmethod
     async def prepare(self, vnic: Vnic) -> None:
-        """Make what libvirt must find.
+        """Make what libvirt must find; of this vNIC nothing is there yet.
 
         Raises:
             VifError: the vNIC cannot be connected; the host is as it was.
@@ -66,8 +65,10 @@ class Attachment(abc.ABC):
     async def release(self, vnic: VnicIdentity) -> None:
         """Remove everything on this host that was made for the vNIC and carries our mark.
 
+        Without a ``vm_id``, whichever VM it was made for.
+
         Raises:
-            VifError: something could not be removed.
+            VifError: a guest uses it, or something could not be removed.
         """
 
     async def require_integration_bridge(self) -> None:
@@ -93,6 +94,30 @@ class Attachment(abc.ABC):
                 "start ovn-controller or Neutron's Open vSwitch agent, which make it, or correct "
                 "integration_bridge in vif-driver.conf",
             )
+
+    async def discard_stale_port(self, vnic: Vnic) -> None:
+        """Delete an Open vSwitch row of the tap's name; the tap itself is not there.
+
+        Open vSwitch would give a new device of that name the row's ``iface-id`` and VLAN at once,
+        and libvirt's ``--may-exist add-port`` sets neither VLAN nor anything else of a row that
+        is there.
+
+        Raises:
+            NameTaken: the row is somebody else's.
+        """
+        ovsdb = self.host.ovsdb
+        if ovsdb is None or not ovsdb.replica.connected:
+            return
+        port = ovsdb.port(vnic.tap)
+        if port is None:
+            return
+        if port.bridge != self.config.integration_bridge or not port.made_by_libvirt:
+            raise NameTaken(
+                f"Open vSwitch has a port {port.name} on {port.bridge} that is somebody else's",
+                f"remove it if nothing uses it: ovs-vsctl del-port {port.name}",
+            )
+        log.warning("%s: deleting a stale port of that name: %s", vnic, port)
+        await ovsdb.delete_port(port.name, port.external_ids)
 
 
 class Undo:

@@ -45,8 +45,9 @@ class LinuxBridgeAttachment(Attachment):
         """Make the bridge and the veth pair."""
         links = self._privileged()
         require_free(vnic.hidden_tap)
+        await self.discard_stale_port(vnic)
         async with Undo() as undo:
-            await _private_bridge(links, vnic).ensure(vnic.mac, vnic.mtu, undo)
+            await _private_bridge(links, vnic).make(vnic.mac, vnic.mtu, undo)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that the guest's tap is on the private bridge."""
@@ -90,6 +91,7 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
                 "restart vdsmd, which makes it",
             )
         require_free(vnic.tap)
+        await self.discard_stale_port(vnic)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Take the tap off the dummy bridge, unless the agent already has it elsewhere."""

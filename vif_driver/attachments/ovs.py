@@ -3,19 +3,11 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
 from vif_driver.attachments.base import Attachment, require_free
-from vif_driver.errors import HostError, NameTaken
+from vif_driver.errors import HostError
 from vif_driver.host import kernel
 from vif_driver.interface_xml import Connection
 from vif_driver.vnic import Vnic, VnicIdentity
-
-if TYPE_CHECKING:
-    from vif_driver.host.ovsdb import Ovsdb
-
-log = logging.getLogger(__name__)
 
 # Seconds for what libvirt has committed to arrive here.
 _PORT_TIMEOUT = 2.0
@@ -49,8 +41,7 @@ class OvsAttachment(Attachment):
         """Check that libvirt will find the bridge, and the tap's name free."""
         await self.require_integration_bridge()
         require_free(vnic.tap)
-        if self.host.ovsdb is not None:
-            await self._discard_stale_port(self.host.ovsdb, vnic)
+        await self.discard_stale_port(vnic)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that libvirt plugged the tap under the port's id."""
@@ -66,23 +57,3 @@ class OvsAttachment(Attachment):
 
     async def release(self, vnic: VnicIdentity) -> None:
         """Nothing: libvirt removes the port that it made."""
-
-    async def _discard_stale_port(self, ovsdb: Ovsdb, vnic: Vnic) -> None:
-        """Delete a row whose tap is gone and whose name libvirt is about to use.
-
-        Open vSwitch would give the new tap the row's ``iface-id`` and VLAN at once, and libvirt's
-        ``--may-exist add-port`` sets neither VLAN nor anything else of a row that is there.
-
-        Raises:
-            NameTaken: the row is somebody else's.
-        """
-        port = ovsdb.port(vnic.tap)
-        if port is None:
-            return
-        if port.bridge != self.config.integration_bridge or not port.made_by_libvirt:
-            raise NameTaken(
-                f"Open vSwitch has a port {port.name} on {port.bridge} that is somebody else's",
-                f"remove it if nothing uses it: ovs-vsctl del-port {port.name}",
-            )
-        log.warning("%s: deleting a stale port of that name: %s", vnic, port)
-        await ovsdb.delete_port(port.name, port.external_ids)

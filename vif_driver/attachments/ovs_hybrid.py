@@ -42,8 +42,8 @@ class OvsHybridAttachment(Attachment):
     def is_there(self, vnic: VnicIdentity) -> bool:
         """Tell whether a device or the port is there."""
         ovsdb = self.host.ovsdb
-        if ovsdb is not None and ovsdb.replica.connected and ovsdb.port(vnic.switch_end):
-            return True
+        if ovsdb is not None and (not ovsdb.replica.connected or ovsdb.port(vnic.switch_end)):
+            return True  # or unknown, which the next step will tell
         return any(map(kernel.has_device, (vnic.bridge, vnic.bridge_end, vnic.switch_end)))
 
     def connection(self, vnic: VnicIdentity) -> Connection:
@@ -62,12 +62,15 @@ class OvsHybridAttachment(Attachment):
         external_ids = _external_ids(vnic)
         await self.require_integration_bridge()
         require_free(vnic.tap)
-        bridge = _private_bridge(links, vnic)
-        plugged = await self._discard_outdated_port(ovsdb, bridge, external_ids)
+        await self.discard_stale_port(vnic)
+        if ovsdb.port(vnic.switch_end) is not None:
+            raise NameTaken(
+                f"Open vSwitch has a port {vnic.switch_end} that was not made for this vNIC",
+                f"remove it if nothing uses it: ovs-vsctl del-port {vnic.switch_end}",
+            )
         async with Undo() as undo:
-            await bridge.ensure(vnic.mac, vnic.mtu, undo)
-            if not plugged:
-                await self._add_port(ovsdb, vnic, external_ids, undo)
+            await _private_bridge(links, vnic).make(vnic.mac, vnic.mtu, undo)
+            await self._add_port(ovsdb, vnic, external_ids, undo)
             await ovsdb.wait_ofport(vnic.switch_end, _OFPORT_TIMEOUT)
 
     async def finish(self, vnic: VnicIdentity) -> None:
@@ -86,41 +89,6 @@ class OvsHybridAttachment(Attachment):
         finally:
             # Without the database, the devices at least.
             await bridge.remove()
-
-    async def _discard_outdated_port(
-        self, ovsdb: Ovsdb, bridge: PrivateBridge, external_ids: dict[str, str]
-    ) -> bool:
-        """Delete a row of ours that is not of this plug.
-
-        A row whose device is gone has the VLAN of an earlier time, into which the new device
-        would be plugged at once.  A row with other ``external_ids`` can't be corrected:
-        Neutron's agent looks at them only when a port appears.
-
-        Returns:
-            Whether a row is there that is right as it is.
-        """
-        name = bridge.far_end
-        has_device = await bridge.has_far_end()
-        port = ovsdb.port(name)
-        if port is None:
-            return False
-        if port.external_ids.get(MARK_KEY) != self.name or port.external_ids.get(
-            "iface-id"
-        ) != external_ids.get("iface-id"):
-            raise NameTaken(
-                f"Open vSwitch has a port {name} that was not made for this vNIC",
-                f"remove it if nothing uses it: ovs-vsctl del-port {name}",
-            )
-        if (
-            has_device
-            and port.bridge == self.config.integration_bridge
-            and all(port.external_ids.get(key) == value for key, value in external_ids.items())
-        ):
-            return True
-        # A transaction of its own: with the old and the new row in one, Open vSwitch may see
-        # nothing change.
-        await ovsdb.delete_port(name, {MARK_KEY: self.name, "iface-id": external_ids["iface-id"]})
-        return False
 
     async def _add_port(
         self, ovsdb: Ovsdb, vnic: Vnic, external_ids: dict[str, str], undo: Undo

@@ -79,16 +79,8 @@ class PrivateBridge:
     def _vnic_mark(self) -> str:
         return f"vif-driver {self.vnic.id}"
 
-    async def has_far_end(self) -> bool:
-        """Tell whether the veth end is there.
-
-        Raises:
-            NameTaken: a device of that name is not ours.
-        """
-        return await self._own(self.far_end) is not None
-
-    async def ensure(self, mac: str, mtu: int | None, undo: Undo) -> None:
-        """Make what is missing, and set everything as it has to be.
+    async def make(self, mac: str, mtu: int | None, undo: Undo) -> None:
+        """Make it all.
 
         Args:
             mac: the vNIC's.
@@ -96,22 +88,14 @@ class PrivateBridge:
             undo: learns how to take back what is made here.
 
         Raises:
-            NameTaken: a device of one of the names is not ours; nothing was changed.
+            NameTaken: there is a device of one of the names; nothing was changed.
             HostError: the kernel refused.
         """
-        bridge = await self._own(self.vnic.bridge)
-        near = await self._own(self.vnic.bridge_end)
-        far = await self._own(self.far_end)
+        for name in (self.vnic.bridge, self.vnic.bridge_end, self.far_end):
+            await self._require_free(name)
         mtu = mtu or ETHERNET_MTU
-        if bridge is None:
-            await self._make_bridge(undo)
-        await self._configure_bridge(mtu)
-        if near is None or far is None:
-            # The ends of a pair live and die together; one alone is half of something else.
-            for name in (self.vnic.bridge_end, self.far_end):
-                await self.links.delete(name)
-            await self._make_veth(undo)
-        await self._configure_veth(mac, mtu)
+        await self._make_bridge(mtu, undo)
+        await self._make_veth(mac, mtu, undo)
 
     async def check_guest_tap(self) -> None:
         """Make sure that libvirt put the guest's tap on the bridge.
@@ -119,7 +103,7 @@ class PrivateBridge:
         Raises:
             HostError: the tap or the bridge is not there, or the tap is elsewhere.
         """
-        bridge = await self._own(self.vnic.bridge)
+        bridge = await self.links.get(self.vnic.bridge)
         tap = await self.links.get(self.guest_tap)
         if bridge is None or tap is None or tap.master != bridge.index:
             raise HostError(
@@ -147,14 +131,11 @@ class PrivateBridge:
         for name in (self.vnic.bridge_end, self.far_end, self.vnic.bridge):
             await self._remove_ours(name)
 
-    async def _make_bridge(self, undo: Undo) -> None:
+    async def _make_bridge(self, mtu: int, undo: Undo) -> None:
         name = self.vnic.bridge
         # Before the request: if waiting for it is cancelled, it may have been carried out.
         undo.on_failure(f"bridge {name}", functools.partial(self._remove_ours, name))
         await self.links.add_bridge(name, GROUP)
-
-    async def _configure_bridge(self, mtu: int) -> None:
-        name = self.vnic.bridge
         attributes: dict[str, int] = dict(_TRANSPARENT)
         if self.netfilter:
             attributes.update(_NETFILTER)
@@ -162,13 +143,10 @@ class PrivateBridge:
         await self._silence(name)
         await self.links.change(name, alias=self.mark, mtu=mtu, up=True)
 
-    async def _make_veth(self, undo: Undo) -> None:
-        name = self.vnic.bridge_end
-        undo.on_failure(f"veth pair {name}", functools.partial(self._remove_ours, name))
-        await self.links.add_veth(name, self.far_end, GROUP)
-
-    async def _configure_veth(self, mac: str, mtu: int) -> None:
+    async def _make_veth(self, mac: str, mtu: int, undo: Undo) -> None:
         near = self.vnic.bridge_end
+        undo.on_failure(f"veth pair {near}", functools.partial(self._remove_ours, near))
+        await self.links.add_veth(near, self.far_end, GROUP)
         for name in (near, self.far_end):
             await self._silence(name)
         await self.links.change(near, alias=self.mark, mtu=mtu, up=True, master=self.vnic.bridge)
@@ -192,27 +170,22 @@ class PrivateBridge:
         if await self._ours_or_none(name) is not None:
             await self.links.delete(name)
 
-    async def _own(self, name: str) -> Link | None:
-        """Look a device up that has to be ours if it exists."""
+    async def _require_free(self, name: str) -> None:
         link = await self.links.get(name)
-        if link is None or self._is_ours(link):
-            return link
-        owner = f"({link.alias}) " if link.alias else ""
-        raise NameTaken(
-            f"a device {name} {owner}exists already and was not made for this vNIC",
-            f"find out whose it is (ip -d link show {name}) and remove it",
-        )
+        if link is not None:
+            owner = f"({link.alias}) " if link.alias else ""
+            raise NameTaken(
+                f"a device {name} {owner}exists already and was not made for this vNIC",
+                f"find out whose it is (ip -d link show {name}) and remove it",
+            )
 
     async def _ours_or_none(self, name: str) -> Link | None:
-        """Look a device up that may be removed: it is ours, and not another VM's by now."""
+        """Look up a device of this vNIC, and of this VM if we know which."""
         link = await self.links.get(name)
-        if link is None or not self._is_ours(link):
+        if link is None or link.group != GROUP:
             return None
-        of_this_vm = not link.alias or self.vnic.vm_id is None or link.alias == self.mark
-        return link if of_this_vm else None
-
-    def _is_ours(self, link: Link) -> bool:
         # An agent killed between making a device and naming its vNIC left it without an alias.
-        return link.group == GROUP and (
-            not link.alias or link.alias.startswith(f"{self._vnic_mark} ")
-        )
+        # Made for a VM that VDSM did not name, it may be any VM's.
+        ours = ("", f"{self._vnic_mark} -", self.mark)
+        any_vm = self.vnic.vm_id is None and (link.alias or "").startswith(f"{self._vnic_mark} ")
+        return link if any_vm or (link.alias or "") in ours else None

@@ -47,7 +47,7 @@ class Events:
     """
 
     def __init__(self, config: Config, host: Host) -> None:
-        nic = NicEvents(config, host)
+        nic = self._nic = NicEvents(config, host)
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.plug,
             "before_nic_hotplug": nic.plug,
@@ -88,7 +88,7 @@ class Events:
         if request.event not in PLUGS:
             return
         try:
-            await self._handlers["after_nic_hotplug_fail"](request)
+            await self._nic.withdraw(request)
         except Exception as error:
             log.error("%s", one_line(f"{request.event}: could not be taken back: {error}"))
 

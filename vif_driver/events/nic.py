@@ -14,7 +14,7 @@ from vif_driver.config import Config
 from vif_driver.errors import BadRequest, HostError, NotAnInterface, Unavailable, one_line
 from vif_driver.host import Host
 from vif_driver.interface_xml import Connection, Interface
-from vif_driver.vnic import VnicIdentity
+from vif_driver.vnic import Vnic, VnicIdentity
 from vif_driver.wire import Reply, Request
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ class NicEvents:
     def __init__(self, config: Config, host: Host) -> None:
         self._config = config
         self._host = host
+        # The last request that plugged, for as long as its caller waits for the answer.
+        self._plugs: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def plug(self, request: Request) -> Reply:
@@ -40,6 +42,8 @@ class NicEvents:
         attachment = attachments.choose(subject, self._config, self._host)
         dropped = interface.connect(attachment.connection(subject))
         async with self._turn(subject):
+            await self._clear(subject)
+            self._plugs[subject.tap] = request
             await attachment.prepare(subject)
         for what in dropped:
             self._log(request, subject, f"dropped {what}, which libvirt refuses on such a port")
@@ -69,6 +73,14 @@ class NicEvents:
         self._log(request, subject, "released")
         return Reply()
 
+    async def withdraw(self, request: Request) -> None:
+        """Take back a plug whose caller is gone, unless the vNIC was plugged again meanwhile."""
+        subject = vnic.identify(request.properties)
+        async with self._turn(subject):
+            if self._plugs.get(subject.tap) is request:
+                for attachment in attachments.found(subject, self._config, self._host):
+                    await attachment.release(subject)
+
     async def update(self, request: Request) -> Reply:
         """before_update_device: keep the connection in the XML that VDSM made anew.
 
@@ -85,6 +97,19 @@ class NicEvents:
         interface.connect(live or self._likely_connection(subject))
         self._log(request, subject, "connection kept")
         return Reply(data=interface.to_bytes())
+
+    async def _clear(self, subject: Vnic) -> None:
+        """Remove what an earlier plug of the vNIC left, in whatever VM and by whatever way.
+
+        A port left behind would come up in the VLAN that it had, or be a second one for the
+        provider's port.
+
+        Raises:
+            HostError: a running guest uses it.
+        """
+        identity = VnicIdentity(subject.id, subject.plugin, vm_id=None)
+        for attachment in attachments.found(identity, self._config, self._host):
+            await attachment.release(identity)
 
     def _identify(self, request: Request) -> VnicIdentity:
         """Tell which vNIC an ``after_*`` event is about.
@@ -114,7 +139,11 @@ class NicEvents:
         except Unavailable as error:
             log.warning("%s: %s; taking the vNIC for one that this driver plugged", subject, error)
             return None
-        live = None if xml is None else Interface(xml).connection
+        try:
+            live = None if xml is None else Interface(xml).connection
+        except BadRequest as error:
+            log.warning("%s: in libvirt's own XML: %s", subject, error)
+            return None
         if live is None:
             return None
         ways = attachments.candidates(subject, self._config, self._host)

@@ -144,13 +144,19 @@ class Vdsm:
             raise errors[0]
 
     def destroy_vm(self, vm: Vm) -> None:
-        """Stop a VM (or clean up after one that stopped by itself)."""
+        """Stop a VM, or clean up after one that stopped by itself or failed to start.
+
+        VDSM runs the hooks for every device, whether or not it was ever plugged.
+        """
         xml = self._domain_text(vm)
+        for nic in vm.nics:
+            self._device_hook("before_device_destroy", vm, nic, self._kept_xml(vm, nic))
+        self._vm_hook("before_vm_destroy", vm, xml)
         if vm.guest is not None:
             vm.guest.destroy()
+        self._vm_hook("after_vm_destroy", vm, xml)
         for nic in vm.nics:
             self._device_hook("after_device_destroy", vm, nic, self._kept_xml(vm, nic))
-        self._vm_hook("after_vm_destroy", vm, xml)
         vm.guest = None
 
     def resume_vm(self, vm: Vm) -> None:
