@@ -38,9 +38,9 @@ LATEST := $(VENVS)/latest/bin/python
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-deps: build/deps.stamp ## install what the tests and the demo need (apt and pip; as root)
+deps: build/deps.stamp build/deps-others.stamp ## install what tests and demo need (apt, pip; as root)
 
-demo: deps ## plug a VM's vNIC on a real lab of two hypervisors, and ping it from the other
+demo: build/deps.stamp ## plug a VM's vNIC on a real lab of two hypervisors, and ping it from the other
 	$(SYSTEM) -m tests.lab.demo
 
 check: deps lint ## everything: lint, unit tests on three interpreters, the lab
@@ -52,7 +52,7 @@ check-unit: deps ## the fast tests, on this machine's python3, on EL9's librarie
 	$(MAKE) check-unit-others
 
 .PHONY: check-unit-others
-check-unit-others: build/deps.stamp
+check-unit-others: build/deps-others.stamp
 	$(EL9) -m pytest -p no:cacheprovider -q tests/unit
 	$(LATEST) -m pytest -p no:cacheprovider -q tests/unit
 
@@ -64,7 +64,7 @@ lint: build/deps.stamp ## ruff and mypy --strict
 	$(SYSTEM) -m ruff format --check .
 	$(SYSTEM) -m mypy
 
-bench: deps ## measure; prints a table and writes build/bench.json (ONLY=name for one of them)
+bench: build/deps.stamp ## measure; prints a table and writes build/bench.json (ONLY=name for one of them)
 	$(SYSTEM) -m tests.bench $(ONLY)
 
 install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
@@ -87,7 +87,14 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 clean: ## remove what was built and installed below build/
 	rm -rf build
 
-build/deps.stamp: packaging/deps.sh tests/packages.txt tests/lab/packages.txt \
-    tests/requirements-dev.txt tests/requirements-lint.txt tests/constraints-el9.txt
-	packaging/deps.sh "$(PYTHON)" "$(PYTHON39)" "$(PYTHON312)" $(VENVS)
+LISTS := packaging/deps.sh tests/packages.txt tests/lab/packages.txt tests/requirements-dev.txt \
+         tests/requirements-lint.txt tests/constraints-el9.txt
+
+build/deps.stamp: $(LISTS)
+	packaging/deps.sh system "$(PYTHON)" $(VENVS)
+	touch $@
+
+build/deps-others.stamp: build/deps.stamp
+	packaging/deps.sh el9 "$(PYTHON39)" $(VENVS)
+	packaging/deps.sh latest "$(PYTHON312)" $(VENVS)
 	touch $@

@@ -1,48 +1,59 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-or-later
-# Install what tests, demo and bench need: Debian packages, and a virtual environment for each
-# interpreter.  usage: deps.sh PYTHON PYTHON39 PYTHON312 FOLDER
+# Install what tests, demo and bench need.
+# usage: deps.sh system PYTHON FOLDER   Debian packages, and an environment with their libraries
+#        deps.sh el9 PYTHON FOLDER      an environment with the libraries of EL9 (Python 3.9)
+#        deps.sh latest PYTHON FOLDER   an environment with the newest libraries (Python 3.12)
 set -euo pipefail
-python=$1 python39=$2 python312=$3 folder=$4
+what=$1 python=$2 folder=$3
 
-wanted=$(cat tests/packages.txt tests/lab/packages.txt | sed 's/#.*//' | tr '\n' ' ')
-missing=$(for package in $wanted; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
-        echo "$package"
-done)
-if [ -n "$missing" ]; then
+pip_install() {
+    "$folder/$what/bin/python" -m pip install -q --disable-pip-version-check \
+        -r tests/requirements-dev.txt "$@"
+}
+
+debian_packages() {
+    local wanted missing policy=/usr/sbin/policy-rc.d
+    wanted=$(cat tests/packages.txt tests/lab/packages.txt | sed 's/#.*//')
+    missing=$(for package in $wanted; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
+            echo "$package"
+    done)
+    [ -n "$missing" ] || return 0
     # The services are started by the tests, in namespaces of their own; the machine's policy file,
     # if it has one, is left alone.
-    policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' >$policy
         chmod 755 $policy
-        trap 'rm -f $policy' EXIT
+        trap "rm -f $policy" EXIT
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     # shellcheck disable=SC2086  # a list of words
-    apt-get install -y -qq --no-install-recommends $missing >build-apt.log 2>&1 ||
-        { tail -n 40 build-apt.log >&2; exit 1; }
-    rm -f build-apt.log
+    apt-get install -y -qq --no-install-recommends $missing >build/apt.log 2>&1 ||
+        { tail -n 40 build/apt.log >&2; exit 1; }
+}
+
+mkdir -p build "$folder"
+if [ -z "$python" ]; then
+    echo "deps: the environment $what needs python3.9 (el9) or python3.12 (latest), on PATH or" \
+         "under ~/.pyenv/versions; name it with PYTHON39= or PYTHON312=" >&2
+    exit 1
 fi
-
-for interpreter in "$python39" "$python312"; do
-    if [ -z "$interpreter" ]; then
-        echo "deps: python3.9 and python3.12 are needed, on PATH or under ~/.pyenv/versions;" \
-             "name them with PYTHON39= and PYTHON312=" >&2
-        exit 1
-    fi
-done
-
-install() { "$1/bin/python" -m pip install -q --disable-pip-version-check "${@:2}"; }
-
-mkdir -p "$folder"
-# The machine's own interpreter with the distribution's libraries: what the lab's hosts run on.
-"$python" -m venv --system-site-packages "$folder/system"
-install "$folder/system" -r tests/requirements-dev.txt -r tests/requirements-lint.txt
-"$python39" -m venv "$folder/el9"
-install "$folder/el9" -r tests/requirements-dev.txt -c tests/constraints-el9.txt \
-    ovs pyroute2 lxml libvirt-python
-"$python312" -m venv "$folder/latest"
-install "$folder/latest" -r tests/requirements-dev.txt ovs pyroute2 lxml libvirt-python
+case $what in
+system)
+    debian_packages
+    # Network namespaces have bridge netfilter only if the machine's kernel has it loaded.
+    [ -e /proc/sys/net/bridge ] || modprobe br_netfilter
+    "$python" -m venv --system-site-packages "$folder/$what"
+    pip_install -r tests/requirements-lint.txt
+    ;;
+el9)
+    "$python" -m venv "$folder/$what"
+    pip_install -c tests/constraints-el9.txt ovs pyroute2 lxml libvirt-python
+    ;;
+latest)
+    "$python" -m venv "$folder/$what"
+    pip_install ovs pyroute2 lxml libvirt-python
+    ;;
+esac
