@@ -40,9 +40,14 @@ if [ -z "$python" ]; then
          "under ~/.pyenv/versions; name it with PYTHON39= or PYTHON312=" >&2
     exit 1
 fi
+if [ "$what" = system ]; then
+    debian_packages
+fi
+# Some versions of pip leave a copy of their certificates in the folder for temporary files.
+export TMPDIR=$PWD/build/tmp
+mkdir -p "$TMPDIR"
 case $what in
 system)
-    debian_packages
     # Network namespaces have bridge netfilter only if the machine's kernel has it loaded.
     [ -e /proc/sys/net/bridge ] || modprobe br_netfilter
     "$python" -m venv --system-site-packages "$folder/$what"

@@ -176,17 +176,18 @@ def hook(event: str, nic: Nic, *, vm_id: str = "", data: str | None = None) -> C
     return Command((path,), env, nic.xml() if data is None else data)
 
 
-def failures(command: Command, runs: Iterable[Run], *, rewrites: bool) -> list[str]:
+def failures(command: Command, runs: Iterable[Run], *, rewrites: bool, logs: str = "") -> list[str]:
     """Say what went wrong in runs of a hook.
 
     Args:
         command: the hook.
         runs: of it.
         rewrites: whether it has to change its file, or must leave it alone.
+        logs: what it has to write to stderr; nothing at all if empty.
     """
     found = []
     for run in runs:
-        if run.status != 0 or run.stderr:
+        if run.status != 0 or logs not in run.stderr or bool(run.stderr) != bool(logs):
             found.append(f"{command.argv}: exit status {run.status}: {run.stderr.strip()}")
         elif rewrites != (run.result != command.data):
             found.append(f"{command.argv}: the file was {'not ' if rewrites else ''}changed")
