@@ -23,7 +23,7 @@ VM_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
 MAC = "56:6f:1a:2b:00:01"
 
 # The whole folder is to take seconds.
-settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("quick", max_examples=25, deadline=None)
 settings.load_profile("quick")
 
 _CLONE_NEWNET = 0x40000000
