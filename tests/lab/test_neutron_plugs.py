@@ -524,6 +524,38 @@ def test_the_device_for_the_linux_bridge_agent_is_on_no_bridge_and_down(
         assert attribute(host, f"{tap}/mtu") == "1442"
 
 
+def test_a_device_that_an_agent_took_and_that_was_left_behind_is_made_anew(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm("LINUX_BRIDGE")
+    vdsm.create_vm(vm)
+    host.ip("link add brq-old type bridge", f"link set {name(vm, 'tap')} master brq-old up")
+    vm.running.destroy()
+
+    vdsm.create_vm(vm)
+
+    enslaved = host.exists(f"/sys/class/net/{name(vm, 'tap')}/master")
+    vdsm.destroy_vm(vm)
+    host.ip("link del brq-old")
+    assert not enslaved
+
+
+@pytest.mark.usefixtures("filtered_in_openvswitch")
+def test_a_plug_by_another_plugin_does_not_touch_the_port_of_a_running_vm(
+    vdsm: Vdsm, host: Hypervisor
+) -> None:
+    vm = a_vm()
+    same = Nic.openstack("LINUX_BRIDGE", vm.nics[0].vnic_id, vm.nics[0].mac)
+    with running(vdsm, vm):
+        before = ours(host)
+        with pytest.raises(HookError) as refused:
+            vdsm.create_vm(Vm("vm-other", [same], dhcp=False))
+
+        assert f"a device {name(vm, 'tap')} exists already" in refused.value.stderr
+        assert ours(host) == before
+        assert host.ovs.port(name(vm, "tap"))
+
+
 def test_guests_reach_each_other_once_the_agent_has_taken_their_devices(
     vdsm: Vdsm, host: Hypervisor
 ) -> None:

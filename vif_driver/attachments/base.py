@@ -95,16 +95,18 @@ class Attachment(abc.ABC):
                 "integration_bridge in vif-driver.conf",
             )
 
-    async def discard_stale_port(self, vnic: Vnic) -> None:
-        """Delete an Open vSwitch row of the tap's name; the tap itself is not there.
+    async def claim_tap_name(self, vnic: Vnic) -> None:
+        """Make sure that nothing else is called as the vNIC's tap will be.
 
-        Open vSwitch would give a new device of that name the row's ``iface-id`` and VLAN at once,
-        and libvirt's ``--may-exist add-port`` sets neither VLAN nor anything else of a row that
-        is there.
+        That is a device, and a row of Open vSwitch: it would give a new device of that name the
+        row's ``iface-id`` and VLAN at once, and libvirt's ``--may-exist add-port`` sets neither
+        VLAN nor anything else of a row that is there.  A row of libvirt's without its tap is
+        stale, and deleted.
 
         Raises:
-            NameTaken: the row is somebody else's.
+            NameTaken: there is a device, or the row is somebody else's.
         """
+        require_free(vnic.tap)
         ovsdb = self.host.ovsdb
         if ovsdb is None or not ovsdb.replica.connected:
             return

@@ -45,7 +45,7 @@ class LinuxBridgeAttachment(Attachment):
         """Make the bridge and the veth pair."""
         links = self._privileged()
         require_free(vnic.hidden_tap)
-        await self.discard_stale_port(vnic)
+        await self.claim_tap_name(vnic)
         async with Undo() as undo:
             await _private_bridge(links, vnic).make(vnic.mac, vnic.mtu, undo)
 
@@ -90,8 +90,7 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
                 f"the bridge {DUMMY_BRIDGE} does not exist",
                 "restart vdsmd, which makes it",
             )
-        require_free(vnic.tap)
-        await self.discard_stale_port(vnic)
+        await self.claim_tap_name(vnic)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Take the tap off the dummy bridge, unless the agent already has it elsewhere."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vif_driver.attachments.base import Attachment, require_free
+from vif_driver.attachments.base import Attachment
 from vif_driver.errors import HostError
 from vif_driver.host import kernel
 from vif_driver.interface_xml import Connection
@@ -40,8 +40,7 @@ class OvsAttachment(Attachment):
     async def prepare(self, vnic: Vnic) -> None:
         """Check that libvirt will find the bridge, and the tap's name free."""
         await self.require_integration_bridge()
-        require_free(vnic.tap)
-        await self.discard_stale_port(vnic)
+        await self.claim_tap_name(vnic)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that libvirt plugged the tap under the port's id."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, Undo, needs_agent, require_free
+from vif_driver.attachments.base import Attachment, Undo, needs_agent
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
 from vif_driver.host import kernel
@@ -61,8 +61,7 @@ class OvsHybridAttachment(Attachment):
             )
         external_ids = _external_ids(vnic)
         await self.require_integration_bridge()
-        require_free(vnic.tap)
-        await self.discard_stale_port(vnic)
+        await self.claim_tap_name(vnic)
         if ovsdb.port(vnic.switch_end) is not None:
             raise NameTaken(
                 f"Open vSwitch has a port {vnic.switch_end} that was not made for this vNIC",
