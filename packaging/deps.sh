@@ -55,10 +55,10 @@ system)
     ;;
 el9)
     "$python" -m venv "$folder/$what"
-    pip_install -c tests/constraints-el9.txt ovs pyroute2 lxml libvirt-python
+    pip_install -c tests/constraints-el9.txt ovs pyroute2 lxml libvirt-python systemd-python
     ;;
 latest)
     "$python" -m venv "$folder/$what"
-    pip_install ovs pyroute2 lxml libvirt-python
+    pip_install ovs pyroute2 lxml libvirt-python systemd-python
     ;;
 esac

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from .cgroups import Cgroups
 from .command import run_command
 
 INSIDE = Path(__file__).resolve().parent / "inside"
@@ -79,10 +80,12 @@ class Anchor:
 
     Attributes:
         pid: of the process in them that is pid 1, as seen from here.
+        cgroups: control groups for machines.
     """
 
     def __init__(self) -> None:
         self.pid = 0
+        self.cgroups = Cgroups(self)
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -157,6 +160,32 @@ class Anchor:
     def enter(self) -> list[str]:
         """The command prefix that brings a command into the anchor's namespaces."""
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "-i", "-p"]
+
+    def start_survivor(
+        self, script: str, arguments: Sequence[str], handles: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        """Start a program that does not end with the anchor, nor with this process.
+
+        Args:
+            script: its file in ``inside``.
+            arguments: of it; the number of a pidfd of the anchor is added.
+            handles: open files it is given, under the numbers they have here.
+        """
+        anchor = os.pidfd_open(self.pid)
+        program = [INTERPRETER, "-I", "-S", str(INSIDE / script), *arguments, str(anchor)]
+        try:
+            return subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=CLEAN_ENVIRONMENT,
+                cwd="/",
+                pass_fds=[*handles, anchor],
+                start_new_session=True,
+            )
+        finally:
+            os.close(anchor)
 
     def ip(self, lines: Iterable[str]) -> None:
         """Run ip(8) commands, one a line, in the anchor's network.

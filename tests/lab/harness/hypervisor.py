@@ -14,7 +14,7 @@ from .libvirt_daemon import LibvirtDaemon
 from .machine import PROJECT, Cable, Machine, User
 from .open_vswitch import DIRECTORIES, OpenVSwitch
 from .open_vswitch import LOG as OVS_LOG
-from .service import Service
+from .service import Daemon, Service
 
 UNDERLAY = "ul"
 MANAGEMENT = "mg"
@@ -66,9 +66,23 @@ class Hypervisor(Machine):
             Cable("eth1", MANAGEMENT, f"{self.management_address}/24"),
         )
         super().__init__(anchor, name, cables=cables, **more)
-        self.ovs = OpenVSwitch(self)
-        self.libvirt = LibvirtDaemon(self)
-        self.ovn_controller = Service(
+        self.ovs = self.make_open_vswitch()
+        self.libvirt = self.make_libvirt()
+        self.ovn_controller = self.make_ovn_controller()
+
+    # ---- its parts; other kinds of hypervisors run them in other ways ------------------------
+
+    def make_open_vswitch(self) -> OpenVSwitch:
+        """Make what stands for Open vSwitch."""
+        return OpenVSwitch(self)
+
+    def make_libvirt(self) -> LibvirtDaemon:
+        """Make what stands for libvirt."""
+        return LibvirtDaemon(self)
+
+    def make_ovn_controller(self) -> Daemon:
+        """Make what stands for ovn-controller."""
+        return Service(
             self,
             "ovn-controller",
             [
@@ -83,6 +97,8 @@ class Hypervisor(Machine):
             detaches=True,
             log="/var/log/ovn/ovn-controller",
         )
+
+    # ---- life --------------------------------------------------------------------------------
 
     def prepare_files(self) -> None:
         super().prepare_files()

@@ -15,6 +15,7 @@ from .deadline import wait_until
 from .hypervisor import MANAGEMENT, UNDERLAY, UNDERLAY_MTU, Hypervisor
 from .machine import PROJECT, Cable, Machine
 from .ovn_central import Central
+from .systemd_hypervisor import SystemdHypervisor
 
 CENTRAL_ADDRESS = "192.0.2.1"
 CENTRAL_MANAGEMENT = "198.51.100.1"
@@ -38,6 +39,7 @@ class Lab:
         hypervisors: how many; they are called ``hv1``, ``hv2`` and so on.
         ovn: with a central machine, and hosts that run ovn-controller.
         start: start everything; otherwise the machines are only there to be started.
+        systemd: hypervisors on which systemd is pid 1, and starts the daemons.
         more: of every hypervisor, as for :class:`Hypervisor`.
 
     Attributes:
@@ -52,6 +54,7 @@ class Lab:
         *,
         ovn: bool = True,
         start: bool = True,
+        systemd: bool = False,
         **more: Any,
     ) -> None:
         self.anchor = Anchor()
@@ -65,14 +68,17 @@ class Lab:
         self.central = Central(self.anchor, "central", cables=cables, hosts=self.names)
         self.hosts: list[Hypervisor] = []
         for number in range(1, hypervisors + 1):
-            self.add_hypervisor(f"hv{number}", ovn=ovn, **more)
+            self.add_hypervisor(f"hv{number}", ovn=ovn, systemd=systemd, **more)
         self._namespaces: set[str] = set()
 
-    def add_hypervisor(self, name: str, *, ovn: bool = True, **more: Any) -> Hypervisor:
+    def add_hypervisor(
+        self, name: str, *, ovn: bool = True, systemd: bool = False, **more: Any
+    ) -> Hypervisor:
         """Add a hypervisor, without starting it; ``more`` as for :class:`Hypervisor`."""
+        kind = SystemdHypervisor if systemd else Hypervisor
         number = len(self.hosts) + 1
         central = CENTRAL_ADDRESS if ovn else None
-        host = Hypervisor(self.anchor, name, number, central=central, hosts=self.names, **more)
+        host = kind(self.anchor, name, number, central=central, hosts=self.names, **more)
         self.names[name] = host.management_address
         self.hosts.append(host)
         return host
@@ -134,9 +140,10 @@ class Lab:
         return self._namespaces.union(*(machine.namespaces for machine in self.machines))
 
     def leftovers(self) -> list[str]:
-        """What is still there of the lab: processes, and namespaces held by a mount."""
+        """What is still there of the lab: processes, control groups, mounts of its namespaces."""
         spaces = self.namespaces()
         found = [f"process {pid}: {line}" for pid, line in processes_in(spaces).items()]
+        found += [f"control group {path}" for path in self.anchor.cgroups.leftovers()]
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         return found + [f"mount: {line}" for line in mounts if any(ns in line for ns in spaces)]
 

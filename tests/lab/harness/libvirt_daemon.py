@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .machine import PROJECT, Machine, identity
-from .service import Service
+from .service import Daemon, Service
 
 # Without types of its own; the one place where it is imported.
 libvirt: Any = importlib.import_module("libvirt")
@@ -34,8 +34,8 @@ listen_tcp = 1
 listen_addr = "0.0.0.0"
 auth_tcp = "none"
 auth_unix_ro = "none"
-auth_unix_rw = "none"
-unix_sock_group = "root"
+auth_unix_rw = "{authentication}"
+unix_sock_group = "{group}"
 unix_sock_ro_perms = "0777"
 unix_sock_rw_perms = "0770"
 log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
@@ -50,6 +50,14 @@ remember_owner = 0
 namespaces = []
 cgroup_controllers = []
 stdio_handler = "file"
+"""
+
+
+SASL_USER = "vdsm@ovirt"
+SASL_DATABASE = "/etc/libvirt/passwd.db"
+SASL_SETTINGS = f"""\
+mech_list: scram-sha-256
+sasldb_path: {SASL_DATABASE}
 """
 
 
@@ -72,19 +80,27 @@ libvirt.registerErrorHandler(_ignore, None)
 
 
 class LibvirtDaemon:
-    """libvirtd of a machine (the monolithic one, as oVirt hosts had it)."""
+    """libvirtd of a machine (the monolithic one, as oVirt hosts had it).
 
-    def __init__(self, machine: Machine) -> None:
+    Args:
+        machine: where.
+        service: the daemon, where somebody else than the harness looks after it.
+        group: the group that may use its socket, by name; as on oVirt's hosts VDSM's user is in it.
+    """
+
+    def __init__(self, machine: Machine, service: Daemon | None = None, group: str = "kvm") -> None:
         self.machine = machine
-        self.service = Service(
+        self.group = group
+        self.service: Daemon = service or Service(
             machine,
             "libvirtd",
             ["libvirtd", "--daemon", "--listen", "--pid-file", PIDFILE],
             pidfile=PIDFILE,
             detaches=True,
             log=f"{LOG}/libvirtd",
-            ready=self._answers,
+            ready=self.answers,
         )
+        self._password: str | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
 
@@ -92,8 +108,7 @@ class LibvirtDaemon:
         """Write its configuration; what libvirt has learnt about QEMU elsewhere is handed on."""
         machine = self.machine
         machine.make_directory(f"{LOG}/qemu")
-        settings = DAEMON_SETTINGS.format(uuid=identity(machine.name))
-        machine.write("/etc/libvirt/libvirtd.conf", settings)
+        self._write_settings()
         machine.write("/etc/libvirt/qemu.conf", QEMU_SETTINGS)
         for link in machine.path("/etc/libvirt/qemu/networks/autostart").glob("*"):
             link.unlink()
@@ -102,6 +117,25 @@ class LibvirtDaemon:
             known.mkdir(parents=True, exist_ok=True)
             for file in CAPABILITIES_CACHE.glob("*.xml"):
                 shutil.copy(file, known)
+
+    def _write_settings(self) -> None:
+        settings = DAEMON_SETTINGS.format(
+            uuid=identity(self.machine.name),
+            group=self.group,
+            authentication="none" if self._password is None else "sasl",
+        )
+        self.machine.write("/etc/libvirt/libvirtd.conf", settings)
+
+    def require_password(self, password: str) -> None:
+        """Have it ask :data:`SASL_USER` for a password from its next start on, as oVirt's do.
+
+        The socket on which nothing can be changed asks nobody.
+        """
+        self._password = password
+        self._write_settings()
+        self.machine.write("/etc/sasl2/libvirt.conf", SASL_SETTINGS)
+        command = ["saslpasswd2", "-p", "-c", "-a", "libvirt", "-f", SASL_DATABASE, SASL_USER]
+        self.machine.run(command, input=password)
 
     def start(self) -> None:
         """Start it; returns when it answers."""
@@ -140,7 +174,8 @@ class LibvirtDaemon:
         except OSError:
             shutil.rmtree(scratch)  # another lab was faster
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it answers."""
         try:
             return bool(self.connection.getLibVersion())
         except libvirt.libvirtError:
@@ -166,8 +201,17 @@ class LibvirtDaemon:
                 self._connection = None
             if self._connection is None:
                 socket = self.machine.path("/run/libvirt/libvirt-sock")
-                self._connection = libvirt.open(f"qemu+unix:///system?socket={socket}")
+                asked = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
+                self._connection = libvirt.openAuth(
+                    f"qemu+unix:///system?socket={socket}", [asked, self._answer, None], 0
+                )
             return self._connection
+
+    def _answer(self, questions: list[Any], _opaque: object) -> int:
+        for question in questions:
+            name = question[0] == libvirt.VIR_CRED_AUTHNAME
+            question[4] = SASL_USER if name else self._password
+        return 0
 
     def domain(self, name_or_uuid: str) -> Domain | None:
         """The domain of that name or uuid; None when there is none."""

@@ -86,11 +86,18 @@ class Machine:
         cables: its network.
         hosts: names and addresses for its /etc/hosts.
         init: what runs as pid 1, as an argument vector.
+        env: variables for pid 1, besides a clean environment.
+        cgroup: its init is a system manager like systemd: the machine has a control group of its
+            own, which that can divide up.
         layers: directories laid over ``/`` before the machine's own writes, topmost first.
 
     Attributes:
         pid: its pid 1 as seen from here; 0 while it has no power.
+        boot_id: what it has as ``/proc/sys/kernel/random/boot_id``, anew at each boot.
     """
+
+    #: The signal that asks pid 1 to end.
+    end_signal: int = signal.SIGTERM
 
     def __init__(
         self,
@@ -100,6 +107,8 @@ class Machine:
         cables: Sequence[Cable] = (),
         hosts: Mapping[str, str] | None = None,
         init: Argv = REAPER,
+        env: Mapping[str, str] | None = None,
+        cgroup: bool = False,
         layers: Sequence[Path] = (),
     ) -> None:
         self.anchor = anchor
@@ -107,8 +116,11 @@ class Machine:
         self.cables = tuple(cables)
         self.hosts: Mapping[str, str] = {} if hosts is None else hosts
         self.init = tuple(init)
+        self.env: Mapping[str, str] = {} if env is None else env
+        self.cgroup = cgroup
         self.layers = tuple(layers)
         self.pid = 0
+        self.boot_id = ""
         self.namespaces: set[str] = set()
         self._keeper: subprocess.Popen[bytes] | None = None
         self._storage = f"/run/lab/{name}"
@@ -128,6 +140,9 @@ class Machine:
             raise RuntimeError(f"{self.name} is up already")
         for directory in ("upper", "work", "root"):
             self.anchor.outside(f"{self._storage}/{directory}").mkdir(parents=True, exist_ok=True)
+        self.boot_id = str(uuid.uuid4())
+        self.anchor.outside(f"{self._storage}/boot_id").write_text(f"{self.boot_id}\n")
+        group = self.anchor.cgroups.add(self.name) if self.cgroup else None
         report = ReportSocket()
         handle = report.theirs.fileno()
         spec = {
@@ -136,6 +151,8 @@ class Machine:
             "layers": [str(layer) for layer in self.layers],
             "binds": [str(PROJECT)],
             "init": self.init,
+            "env": dict(self.env),
+            "cgroup": group,
         }
         spaces = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork"]
         script = str(INSIDE / "machine_boot.py")
@@ -214,16 +231,15 @@ class Machine:
         self._unplugged()
 
     def shutdown(self, timeout: float = 30.0) -> None:
-        """Ask pid 1 to end (SIGTERM; SIGRTMIN+4, power off, if it is systemd), then cut the power.
+        """Ask pid 1 to end, then cut the power.
 
         Args:
             timeout: seconds that pid 1 may take.
         """
         if self._keeper is None or not self.pid:
             return
-        systemd = os.path.basename(self.init[0]) == "systemd"
         try:
-            os.kill(self.pid, signal.SIGRTMIN + 4 if systemd else signal.SIGTERM)
+            os.kill(self.pid, self.end_signal)
             self._keeper.wait(timeout=timeout)
         except ProcessLookupError:
             self._keeper.wait(timeout=timeout)
@@ -237,6 +253,8 @@ class Machine:
         self._keeper = None
         if not self.anchor.alive:
             return
+        if self.cgroup:
+            self.anchor.cgroups.remove(self.name)
         # The kernel clears a network namespace some time after its last process; the cables must
         # not be in the way of the next boot.
         ends = {cable.far_end(self.name) for cable in self.cables}
@@ -264,15 +282,16 @@ class Machine:
         The command is killed when the process that was started with this prefix is.
 
         Args:
-            user: name of the user to become, with the user's own group and no other; None is root.
+            user: name of the user to become, with the user's groups; None is root.
         """
         if not self.powered:
             raise MachineDown(self.name)
         prefix = ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-r", "-w"]
+        prefix += ["-C"] if self.cgroup else []
         prefix += ["setpriv", "--pdeathsig", "KILL"]
         if user is not None:
             account = user if isinstance(user, User) else self.user(user)
-            prefix += ["--reuid", str(account.uid), "--regid", str(account.gid), "--clear-groups"]
+            prefix += ["--reuid", str(account.uid), "--regid", str(account.gid), "--init-groups"]
         return [*prefix, "--"]
 
     def environment(
@@ -430,11 +449,13 @@ class Machine:
                 return User(name, int(fields[2]), int(fields[3]), fields[5])
         raise KeyError(f"{self.name} has no user {name}")
 
-    def set_group(self, name: str, gid: int) -> None:
-        """Give the machine a group with that number."""
+    def set_group(self, name: str, gid: int, members: Sequence[str] = ()) -> None:
+        """Give the machine a group with that number; one that it has is left as it is."""
         lines = self.read("/etc/group").splitlines()
+        if any(line.startswith(f"{name}:x:{gid}:") for line in lines):
+            return
         kept = [line for line in lines if line.split(":")[0] != name]
-        self.write("/etc/group", "\n".join([*kept, f"{name}:x:{gid}:"]) + "\n")
+        self.write("/etc/group", "\n".join([*kept, f"{name}:x:{gid}:{','.join(members)}"]) + "\n")
 
     def set_user(self, user: User) -> None:
         """Give the machine a user."""

@@ -9,26 +9,41 @@ from typing import Any
 
 from .anchor import INSIDE, INTERPRETER
 from .machine import Machine
-from .service import Service
+from .service import Daemon, Service
 
 DATABASE = "/etc/openvswitch/conf.db"
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 RUN = "/run/openvswitch"
 LOG = "/var/log/openvswitch"
 DIRECTORIES = ("/etc/openvswitch", RUN, LOG, "/var/lib/openvswitch")
+TAP_WATCH = [INTERPRETER, "-I", "-S", str(INSIDE / "tapwatch.py")]
 OvsdbValue = Any
 
 
 class OpenVSwitch:
     """ovsdb-server and ovs-vswitchd of a machine, with the userspace datapath.
 
+    Args:
+        machine: where.
+        daemons: database, vswitchd and tap_watch, where somebody else than the harness looks
+            after them.
+
     Attributes:
         database, vswitchd, tap_watch: the daemons; ``tap_watch`` gives the userspace datapath the
             kernel datapath's behaviour when a tap goes.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    database: Daemon
+    vswitchd: Daemon
+    tap_watch: Daemon
+
+    def __init__(
+        self, machine: Machine, daemons: tuple[Daemon, Daemon, Daemon] | None = None
+    ) -> None:
         self.machine = machine
+        if daemons is not None:
+            self.database, self.vswitchd, self.tap_watch = daemons
+            return
         common = ["--pidfile", "--log-file", "-vconsole:off", "--detach"]
         self.database = Service(
             machine,
@@ -50,7 +65,7 @@ class OpenVSwitch:
         self.tap_watch = Service(
             machine,
             "tapwatch",
-            [INTERPRETER, "-I", "-S", str(INSIDE / "tapwatch.py")],
+            TAP_WATCH,
             ready=lambda: "watching" in machine.read("/run/tapwatch.log"),
             log="/run/tapwatch.log",
         )

@@ -6,13 +6,46 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from .deadline import wait_until
 from .machine import Machine
 
 
+class Daemon(Protocol):
+    """What can be done to a daemon, whoever looks after it."""
+
+    name: str
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+
+    def stop(self, timeout: float = 20.0) -> None:
+        """End it properly, and wait for its end."""
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and wait for its end."""
+
+    def restart(self) -> None:
+        """Stop and start."""
+
+    def suspend(self) -> None:
+        """Freeze it, as if it hung."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
+    @property
+    def pid(self) -> int:
+        """Its pid in the machine's numbering; 0 if it has none."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+
+
 class Service:
-    """A daemon that can be started, stopped, killed and started again.
+    """A daemon of the harness's own that can be started, stopped, killed and started again.
 
     Args:
         machine: where it runs.

@@ -8,6 +8,8 @@
 ``layers``  directories to lay over ``/``, topmost first
 ``binds``   directories shown in the machine, read only, at their own path
 ``init``    what to execute as pid 1 in the end
+``env``     variables that it is given besides a clean environment
+``cgroup``  directory of the control group that is to hold the machine; null for none
 
 The program sends ``mounted`` when its root stands, waits for ``go`` (the lab plugs the cables in
 and writes the files in between), and executes ``init``.
@@ -75,18 +77,32 @@ def build_proc(target: str) -> None:
         mounts.bind(f"{target}/sysrq-trigger", f"{target}/sysrq-trigger", read_only=True)
 
 
+def enter_cgroup(directory: str) -> None:
+    """Move this process, and all that it will start, into a control group, and see that alone."""
+    with open(f"{directory}/cgroup.procs", "w") as members:
+        members.write("0")
+    mounts.leave_cgroups()
+
+
 def build_root(spec: dict[str, Any]) -> None:
     """Mount the machine's root and make it the root of this namespace."""
     storage = spec["storage"]
     root = f"{storage}/root"
     mounts.make_private()
+    if spec["cgroup"] is not None:
+        enter_cgroup(spec["cgroup"])
     lower = ":".join([*spec["layers"], "/"])
     options = f"lowerdir={lower},upperdir={storage}/upper,workdir={storage}/work"
     mounts.mount("overlay", root, "overlay", 0, options)
     build_devices(f"{root}/dev")
     build_proc(f"{root}/proc")
+    # The kernel's own is the whole computer's, and the same at every boot of a machine.
+    boot_id = f"{root}/proc/sys/kernel/random/boot_id"
+    mounts.bind(f"{storage}/boot_id", boot_id, read_only=True)
     # Mounted from within the network namespace, so that /sys/class/net shows its devices.
     mounts.mount("sysfs", f"{root}/sys", "sysfs")
+    if spec["cgroup"] is not None:
+        mounts.mount("cgroup2", f"{root}/sys/fs/cgroup", "cgroup2")
     mounts.mount("run", f"{root}/run", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0755")
     mounts.mount("tmp", f"{root}/tmp", "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=1777")
     os.makedirs(f"{root}/run/lock", exist_ok=True)
@@ -95,6 +111,10 @@ def build_root(spec: dict[str, Any]) -> None:
         os.makedirs(root + path, exist_ok=True)
         mounts.bind(path, root + path, read_only=True)
     mounts.change_root(root)
+    if spec["cgroup"] is not None:
+        # As systemd wants it; in a container it leaves that to whoever starts it.
+        # Without, what it mounts for a service (credentials) does not get there.
+        mounts.make_shared()
 
 
 def main() -> None:
@@ -111,7 +131,7 @@ def main() -> None:
     if lab.recv(16) != b"go":
         raise SystemExit("the lab went away before the machine was up")
     lab.close()
-    os.execv(spec["init"][0], spec["init"])
+    os.execve(spec["init"][0], spec["init"], {**os.environ, **spec["env"]})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""mount(2), umount2(2) and pivot_root(2), for programs that run with ``python3 -I -S``."""
+"""mount(2), pivot_root(2) and unshare(2), for programs that run with ``python3 -I -S``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MS_SHARED = 0x100000
 MNT_DETACH = 2
+CLONE_NEWCGROUP = 0x02000000
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,9 +46,23 @@ def bind(source: str, target: str, read_only: bool = False) -> None:
         mount("", target, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
+def leave_cgroups() -> None:
+    """Make the control groups that this process is in the only ones it can see.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    _check(_libc.unshare(CLONE_NEWCGROUP), "unshare of the control groups")
+
+
 def make_private() -> None:
     """Stop mounts from travelling between this namespace and the one it was copied from."""
     mount("", "/", flags=MS_REC | MS_PRIVATE)
+
+
+def make_shared() -> None:
+    """Let mounts travel between this namespace and those that will be copied from it."""
+    mount("", "/", flags=MS_REC | MS_SHARED)
 
 
 def change_root(new_root: str) -> None:
