@@ -18,6 +18,10 @@ from vif_driver.errors import BadRequest
 #: ever looked at.
 PROPERTIES = ("provider_type", "plugin_type", "vnic_id", "security_groups", "vmId")
 
+#: Besides them, what a hook says of the VM: the flags it is going to be started with, as VDSM
+#: has them in its file.
+LAUNCH_FLAGS = "launch_flags"
+
 #: How many characters of the id the device names carry.  Neutron's agents, os-vif and Nova
 #: derive ``tap``/``qbr``/``qvb``/``qvo`` + the first 11 characters, and look devices up by it.
 NAME_ID_LENGTH = 11
@@ -123,6 +127,24 @@ class Vnic(VnicIdentity):
     mtu: int | None = None
 
 
+def is_uuid(text: str) -> bool:
+    """Tell whether a text is a UUID in lower case."""
+    return _UUID.fullmatch(text) is not None
+
+
+def parse_vm_id(vm_id: str | None) -> str | None:
+    """Check a VM's id, and give it in lower case; None where VDSM did not say.
+
+    Raises:
+        BadRequest: it is no UUID.
+    """
+    if not vm_id:
+        return None
+    if not is_uuid(vm_id.lower()):
+        raise BadRequest(f"vmId {vm_id!r} is not a UUID", "start the VM through VDSM")
+    return vm_id.lower()
+
+
 def describe(properties: Mapping[str, str]) -> str:
     """Name the vNIC for a message before it is known whether it makes sense."""
     vm = properties.get("vmId")
@@ -141,7 +163,7 @@ def identify(properties: Mapping[str, str]) -> VnicIdentity:
     return VnicIdentity(
         id=_parse_id(properties.get("vnic_id")),
         plugin=_parse_plugin(properties.get("provider_type"), properties.get("plugin_type")),
-        vm_id=_parse_vm_id(properties.get("vmId")),
+        vm_id=parse_vm_id(properties.get("vmId")),
     )
 
 
@@ -231,14 +253,6 @@ def parse_mac(mac: str | None) -> str:
             "give the vNIC a unicast MAC address in the engine",
         )
     return lower
-
-
-def _parse_vm_id(vm_id: str | None) -> str | None:
-    if not vm_id:
-        return None
-    if not _UUID.fullmatch(vm_id.lower()):
-        raise BadRequest(f"vmId {vm_id!r} is not a UUID", "start the VM through VDSM")
-    return vm_id.lower()
 
 
 def _parse_security_groups(groups: str | None) -> SecurityGroups:

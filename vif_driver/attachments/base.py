@@ -22,8 +22,9 @@ class Attachment(abc.ABC):
     """One way to connect a vNIC.
 
     The steps, in the order of a vNIC's life: :meth:`connection` goes into the XML,
-    :meth:`prepare` before libvirt acts, :meth:`finish` after it did, :meth:`release` once the
-    vNIC is gone, and also before it is prepared, of whatever an earlier attempt left.
+    :meth:`prepare` before libvirt acts, :meth:`finish` after it did; :meth:`is_ready` once the
+    provider's agent has connected it, too; :meth:`release` once the vNIC is gone, and also before
+    it is prepared, of whatever an earlier attempt left.
 
     Args:
         config: the configuration.
@@ -60,6 +61,22 @@ class Attachment(abc.ABC):
         Raises:
             VifError: the vNIC is not connected as it should be.
         """
+
+    @abc.abstractmethod
+    def is_ready(self, vnic: VnicIdentity) -> bool:
+        """Tell whether the provider's agent has connected the vNIC, by what this host shows.
+
+        Raises:
+            Unavailable: it cannot be seen at the moment.
+        """
+
+    @abc.abstractmethod
+    async def wait_ready(self, vnic: VnicIdentity, timeout: float) -> bool:
+        """Wait until the vNIC is ready; False if ``timeout`` seconds pass first."""
+
+    @abc.abstractmethod
+    async def user(self, vnic: VnicIdentity) -> str | None:
+        """Give the id of the VM whose tap the vNIC has now; None if there is no tap."""
 
     @abc.abstractmethod
     async def release(self, vnic: VnicIdentity) -> None:
@@ -159,6 +176,19 @@ class Undo:
                 # The other steps still have to be taken back, and the reason of the first failure
                 # is the one that the user must see.
                 log.error("could not take back (%s): %s", what, failure)
+
+
+async def wait_in_ovsdb(host: Host, condition: Callable[[], bool], timeout: float) -> bool:
+    """Wait for what Open vSwitch's database is to show, also over its restarts.
+
+    Returns:
+        False if ``timeout`` seconds pass first, or this process may not look.
+    """
+    ovsdb = host.ovsdb
+    if ovsdb is None:
+        return False
+    replica = ovsdb.replica
+    return await replica.wait(lambda: replica.connected and condition(), timeout)
 
 
 def needs_agent(why: str) -> Unavailable:

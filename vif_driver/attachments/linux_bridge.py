@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vif_driver.attachments.base import Attachment, Undo, needs_agent, require_free
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import HostError
-from vif_driver.host import kernel
+from vif_driver.host import kernel, link_events, neutron_agent
 from vif_driver.interface_xml import Connection
 from vif_driver.vnic import Vnic, VnicIdentity
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 #: VDSM's bridge without any port that leads anywhere.
 DUMMY_BRIDGE = ";vdsmdummy;"
+
+#: How the bridges that Neutron's agent makes are called (BRIDGE_NAME_PREFIX of
+#: neutron_lib/constants.py).
+NEUTRON_BRIDGE_PREFIX = "brq"
 
 
 class LinuxBridgeAttachment(Attachment):
@@ -52,6 +56,18 @@ class LinuxBridgeAttachment(Attachment):
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that the guest's tap is on the private bridge."""
         await _private_bridge(self._privileged(), vnic).check_guest_tap()
+
+    def is_ready(self, vnic: VnicIdentity) -> bool:
+        """Tell whether both ends of the veth pair are where they belong."""
+        return kernel.master(vnic.hidden_tap) == vnic.bridge and _is_taken(vnic)
+
+    async def wait_ready(self, vnic: VnicIdentity, timeout: float) -> bool:
+        """Wait for the kernel's word that it did."""
+        return await link_events.wait(lambda: self.is_ready(vnic), timeout)
+
+    async def user(self, vnic: VnicIdentity) -> str | None:
+        """Give the VM that the bridge was made for, while its tap is on it."""
+        return await _private_bridge(self._privileged(), vnic).user()
 
     async def release(self, vnic: VnicIdentity) -> None:
         """Remove the bridge and the veth pair."""
@@ -102,8 +118,24 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
         if dummy is not None and tap.master == dummy.index:
             await links.change(vnic.tap, master="")
 
+    def is_ready(self, vnic: VnicIdentity) -> bool:
+        """Tell whether the agent has the tap."""
+        return _is_taken(vnic)
+
+    async def user(self, vnic: VnicIdentity) -> str | None:
+        """Nothing on the host says whose tap it is."""
+        return None
+
     async def release(self, vnic: VnicIdentity) -> None:
         """Nothing: the tap goes with the guest."""
+
+
+def _is_taken(vnic: VnicIdentity) -> bool:
+    """Tell whether the agent has put the device that it looks for on its network's bridge."""
+    bridge = kernel.master(vnic.tap)
+    return bridge is not None and (
+        bridge.startswith(NEUTRON_BRIDGE_PREFIX) or bridge in neutron_agent.linux_bridges()
+    )
 
 
 def _private_bridge(links: Links, vnic: VnicIdentity) -> PrivateBridge:

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vif_driver.attachments.ovs import OvsAttachment
+
+if TYPE_CHECKING:
+    from vif_driver.host.ovsdb import Port
 
 
 class OvnAttachment(OvsAttachment):
@@ -15,3 +20,11 @@ class OvnAttachment(OvsAttachment):
 
     name = "ovn"
     _dead_vlan = False
+
+    def _is_wired(self, port: Port) -> bool:
+        """Tell whether ovn-controller says that the port's flows are in place.
+
+        ``ovn-installed`` is of the Interface row (ovn-controller(8)); the row is new with each
+        plug, see :meth:`claim_tap_name`.
+        """
+        return port.external_ids.get("ovn-installed") == "true"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, Undo, needs_agent
+from vif_driver.attachments.base import Attachment, Undo, needs_agent, wait_in_ovsdb
+from vif_driver.attachments.ovs import is_wired_by_neutron
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
 from vif_driver.host import kernel
@@ -76,6 +77,27 @@ class OvsHybridAttachment(Attachment):
         """Check that the tap is where its security groups are applied."""
         links, _ = self._privileged()
         await _private_bridge(links, vnic).check_guest_tap()
+
+    def is_ready(self, vnic: VnicIdentity) -> bool:
+        """Tell whether the port is wired and the guest's tap joined to it."""
+        ovsdb = self.host.ovsdb
+        port = None if ovsdb is None else ovsdb.port(vnic.switch_end)
+        return (
+            port is not None
+            and all(port.external_ids.get(key) == value for key, value in _mark(vnic).items())
+            and port.ofport is not None
+            and port.ofport > 0
+            and is_wired_by_neutron(port)
+            and kernel.master(vnic.tap) == vnic.bridge
+        )
+
+    async def wait_ready(self, vnic: VnicIdentity, timeout: float) -> bool:
+        """Wait for the agent's word in the database."""
+        return await wait_in_ovsdb(self.host, lambda: self.is_ready(vnic), timeout)
+
+    async def user(self, vnic: VnicIdentity) -> str | None:
+        """Give the VM that the bridge was made for, while its tap is on it."""
+        return await _private_bridge(self._privileged()[0], vnic).user()
 
     async def release(self, vnic: VnicIdentity) -> None:
         """Remove the Open vSwitch port, the veth pair and the bridge."""

@@ -126,6 +126,15 @@ class PrivateBridge:
                 "stop the VM that uses it: virsh -r list",
             )
 
+    async def user(self) -> str | None:
+        """Give the id of the VM whose tap is on the bridge; None if there is no tap on it."""
+        bridge = await self.links.get(self.vnic.bridge)
+        tap = await self.links.get(self.guest_tap)
+        if bridge is None or tap is None or tap.master != bridge.index:
+            return None
+        mark, _, vm_id = (bridge.alias or "").rpartition(" ")
+        return vm_id if mark == self._vnic_mark and vm_id != "-" else None
+
     async def remove(self) -> None:
         """Delete the devices that carry our mark, and only those."""
         for name in (self.vnic.bridge_end, self.far_end, self.vnic.bridge):

@@ -13,9 +13,39 @@ def has_device(name: str) -> bool:
     return Path("/sys/class/net", name).exists()
 
 
+def master(name: str) -> str | None:
+    """Give the bridge (or bond) that a device is a port of; None if it is of none, or not there."""
+    try:
+        return Path("/sys/class/net", name, "master").readlink().name
+    except OSError:
+        return None
+
+
+def ifindex(name: str) -> int | None:
+    """Give the number that the kernel knows a device by; None if it isn't there."""
+    try:
+        return int(Path("/sys/class/net", name, "ifindex").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
 def has_bridge_netfilter() -> bool:
     """Tell whether bridged frames can be passed through iptables (module br_netfilter)."""
     return Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists()
+
+
+def filters_bridge(name: str) -> bool:
+    """Tell whether the frames on a Linux bridge pass through iptables, by its word or the host's.
+
+    Either of the two switches it on (net/bridge/br_netfilter_hooks.c).
+    """
+    own = Path("/sys/class/net", name, "bridge/nf_call_iptables")
+    return bool(_number(own)) or filters_all_bridges()
+
+
+def filters_all_bridges() -> bool:
+    """Tell whether the frames on every Linux bridge pass through iptables, by the host's word."""
+    return bool(_number(Path("/proc/sys/net/bridge/bridge-nf-call-iptables")))
 
 
 def write_sysctl(name: str, value: int) -> None:
@@ -39,3 +69,10 @@ def write_sysctl(name: str, value: int) -> None:
         raise HostError(
             f"{path} cannot be written ({error.strerror})", "run the agent with CAP_NET_ADMIN"
         ) from error
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0

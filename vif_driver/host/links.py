@@ -10,16 +10,17 @@ import errno
 from collections.abc import Mapping
 from typing import Any, Callable, TypeVar
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from vif_driver.errors import HostError
-from vif_driver.host import kernel
+from vif_driver.host import iproute, kernel
+
+#: pyroute2's, which has no types.
+IPRoute = Any
 
 _T = TypeVar("_T")
 
 _NO_SUCH_DEVICE = (errno.ENODEV, errno.ENOENT)
 _IFF_UP = 0x1
+_IFF_LOWER_UP = 0x10000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Link:
         master: index of the bridge it is a port of, or None.
         alias: ``ifalias``, a text that software and administrators may attach.
         group: the device group, 0 by default.
+        carrier: the other end, a cable or a program, is there.
     """
 
     name: str
@@ -45,13 +47,15 @@ class Link:
     master: int | None
     alias: str | None
     group: int
+    carrier: bool = True
 
 
 class Links:
     """The devices of the network namespace this process is in.
 
     pyroute2's calls block (and its newest releases run an event loop of their own inside them),
-    so they are made in one thread, one after another.
+    so they are made in one thread, one after another.  The library is loaded with the first call:
+    OVN alone needs none.
     """
 
     def __init__(self) -> None:
@@ -75,13 +79,36 @@ class Links:
         def ask(netlink: IPRoute) -> Link | None:
             try:
                 message = netlink.link("get", ifname=name)[0]
-            except NetlinkError as error:
+            except iproute.netlink_error() as error:
                 if error.code in _NO_SUCH_DEVICE:
                     return None
                 raise
             return _link(message)
 
         return await self._call(f"look up {name}", ask)
+
+    async def all(self) -> list[Link]:
+        """Give every device.
+
+        Raises:
+            HostError: the kernel did not answer the question.
+        """
+        return await self.ask(
+            "list the devices",
+            lambda netlink: [_link(message) for message in netlink.get_links()],
+        )
+
+    async def ask(self, what: str, question: Callable[[IPRoute], _T]) -> _T:
+        """Have a question answered that changes nothing, in the netlink thread.
+
+        Args:
+            what: the purpose, for messages, as in "refused to ...".
+            question: asks it.
+
+        Raises:
+            HostError: the kernel did not answer the question.
+        """
+        return await self._call(what, question)
 
     async def add_bridge(self, name: str, group: int) -> None:
         """Make a Linux bridge; its group is set in the same request."""
@@ -172,7 +199,7 @@ class Links:
         def request(netlink: IPRoute) -> bool:
             try:
                 netlink.link("del", ifname=name)
-            except NetlinkError as error:
+            except iproute.netlink_error() as error:
                 if error.code in _NO_SUCH_DEVICE:
                     return False
                 raise
@@ -183,7 +210,7 @@ class Links:
     async def _call(self, what: str, request: Callable[[IPRoute], _T]) -> _T:
         def run() -> _T:
             if self._socket is None:
-                self._socket = IPRoute()
+                self._socket = iproute.open_socket()
             return request(self._socket)
 
         request_made = asyncio.get_running_loop().run_in_executor(self._thread, run)
@@ -195,8 +222,8 @@ class Links:
                 # overtake it.
                 await asyncio.wait([request_made])
                 raise
-        except (NetlinkError, OSError) as error:
-            code = error.code if isinstance(error, NetlinkError) else error.errno
+        except (iproute.netlink_error(), OSError) as error:
+            code = getattr(error, "code", None) or getattr(error, "errno", None)
             name = errno.errorcode.get(code or 0, str(code))
             raise HostError(
                 f"the kernel refused to {what} ({name}: {error})",
@@ -220,4 +247,5 @@ def _link(message: Any) -> Link:
         master=message.get_attr("IFLA_MASTER"),
         alias=message.get_attr("IFLA_IFALIAS"),
         group=message.get_attr("IFLA_GROUP") or 0,
+        carrier=bool(message["flags"] & _IFF_LOWER_UP),
     )

@@ -18,9 +18,10 @@ SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 
 # The whole database of a busy host has statistics that change all the time; these do not.
 _REPLICATED = {
-    "Bridge": ["name", "ports"],
+    "Open_vSwitch": ["external_ids", "ovs_version"],
+    "Bridge": ["name", "ports", "fail_mode"],
     "Port": ["name", "interfaces", "external_ids", "other_config", "tag", "trunks"],
-    "Interface": ["name", "external_ids", "ofport", "error"],
+    "Interface": ["name", "external_ids", "ofport", "error", "ifindex", "type", "options"],
 }
 
 
@@ -36,6 +37,11 @@ class Port:
         ofport: OpenFlow port number, -1 if Open vSwitch could not open the device, None before
             it tried.
         error: why it could not.
+        ifindex: of the device that Open vSwitch has opened, None where it says nothing.
+        trunks: the VLANs that it is a trunk of; none stands for all.
+        type: of the Interface row: empty for a device of the system, ``geneve``, ``patch``, ...
+        options: of the Interface row, such as ``remote_ip`` of a tunnel.
+        other_config: of the Port row.
     """
 
     name: str
@@ -44,11 +50,20 @@ class Port:
     external_ids: Mapping[str, str]
     ofport: int | None
     error: str | None
+    ifindex: int | None = None
+    trunks: tuple[int, ...] = ()
+    type: str = ""
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    other_config: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def made_by_libvirt(self) -> bool:
         """Whether libvirt added it (virNetDevOpenvswitchAddPort); os-vif says ``vm-uuid``."""
         return "vm-id" in self.external_ids and "attached-mac" in self.external_ids
+
+
+# Of Bridge, Port and Interface, as the IDL has them.
+_Rows = tuple[Any, Any, Any]
 
 
 class Ovsdb:
@@ -72,6 +87,8 @@ class Ovsdb:
             ) from error
         for table, columns in _REPLICATED.items():
             tables.register_columns(table, columns)
+        self._index: dict[str, list[_Rows]] = {}
+        self._index_of = -1
         self.replica = Replica(
             "Open vSwitch's database",
             f"unix:{socket}",
@@ -91,9 +108,39 @@ class Ovsdb:
         """Tell whether Open vSwitch has a bridge of that name."""
         return self._find("Bridge", name) is not None
 
+    def fail_mode(self, bridge: str) -> str | None:
+        """Give what a bridge does without a controller: ``secure``, ``standalone`` or not set."""
+        row = self._find("Bridge", bridge)
+        return None if row is None else _first(row.fail_mode)
+
+    def bridges(self) -> list[str]:
+        """Give the names of all bridges."""
+        return sorted(row.name for row in self.replica.rows("Bridge"))
+
+    def settings(self) -> Mapping[str, str]:
+        """Give the ``external_ids`` of the host itself: ``system-id``, ``ovn-remote``, ..."""
+        for row in self.replica.rows("Open_vSwitch"):
+            return dict(row.external_ids)
+        return {}
+
+    def version(self) -> str | None:
+        """Give the version of the Open vSwitch that runs."""
+        for row in self.replica.rows("Open_vSwitch"):
+            return _first(row.ovs_version)
+        return None
+
     def port(self, name: str) -> Port | None:
         """Look up the port that carries the interface of that name, on whatever bridge."""
         return next((_port(*rows) for rows in self._interfaces(name)), None)
+
+    def ports(self, bridge: str | None = None) -> list[Port]:
+        """Give the ports of a bridge, or of all."""
+        return [
+            _port(*rows)
+            for found in self._by_interface().values()
+            for rows in found
+            if bridge in (None, rows[0].name)
+        ]
 
     async def add_port(
         self,
@@ -204,13 +251,26 @@ class Ovsdb:
     def _find(self, table: str, name: str) -> Any | None:
         return next((row for row in self.replica.rows(table) if row.name == name), None)
 
-    def _interfaces(self, name: str) -> Iterator[tuple[Any, Any, Any]]:
+    def _interfaces(self, name: str) -> Iterator[_Rows]:
         """Give bridge, port and interface rows of every interface of that name."""
-        for bridge in self.replica.rows("Bridge"):
-            for port in bridge.ports:
-                for interface in port.interfaces:
-                    if interface.name == name:
-                        yield bridge, port, interface
+        return iter(self._by_interface().get(name, ()))
+
+    def _by_interface(self) -> dict[str, list[_Rows]]:
+        """Give the rows by the name of the interface.
+
+        Fifty vNICs that wait look at each change of a database with a thousand rows; the table
+        is made once for all of them.
+        """
+        if self._index_of != self.replica.generation:
+            self._index = {}
+            for bridge in self.replica.rows("Bridge"):
+                for port in bridge.ports:
+                    for interface in port.interfaces:
+                        self._index.setdefault(interface.name, []).append((bridge, port, interface))
+            self._index_of = self.replica.generation
+        elif not self.replica.connected:
+            self.replica.rows("Bridge")  # says what is wrong
+        return self._index
 
 
 def _set_columns(row: Any, columns: Mapping[str, Any]) -> None:
@@ -234,4 +294,9 @@ def _port(bridge: Any, row: Any, interface: Any) -> Port:
         external_ids=dict(interface.external_ids),
         ofport=_first(interface.ofport),
         error=_first(interface.error),
+        ifindex=_first(interface.ifindex),
+        trunks=tuple(row.trunks),
+        type=interface.type,
+        options=dict(interface.options),
+        other_config=dict(row.other_config),
     )

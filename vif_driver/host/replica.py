@@ -75,6 +75,12 @@ class Replica:
             and self._idl._session.is_connected()
         )
 
+    @property
+    def generation(self) -> int:
+        """A number that is another one after each change of the contents."""
+        number: int = self._idl.change_seqno
+        return number
+
     async def wait_connected(self, timeout: float = 2.0) -> None:
         """Wait for the connection, which may just be coming back after a restart.
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vifctl, the administrator's command.
+
+It looks at the host itself, so that it has something to say when the agent is dead; only what the
+agent waits for it must ask the agent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from vif_driver import __version__
+from vif_driver.errors import VifError
+
+#: The exit status: everything is as it should be, something is not, or the command was misused.
+FINE, WRONG, USAGE = 0, 1, 2
+
+_DESCRIPTION = """\
+Looks after the vNICs of external networks on this host. It shows and changes nothing.
+An ordinary user is shown what he may see.
+"""
+
+_EPILOG = """\
+exit status: 0 everything is as it should be, 1 something is not, 2 wrong usage.
+A VM has no network? vifctl list shows the vNICs, vifctl trace where the path of one ends, and
+vifctl doctor what is wrong with the host. See vifctl(8).
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``vifctl``, and give its exit status."""
+    options = _parser().parse_args(arguments)
+    # What the libraries and adapters log is for daemons; here it is said in the findings.
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.CRITICAL,
+        format="%(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return _run(options)
+    except VifError as error:
+        print(f"vifctl: {error}", file=sys.stderr)
+        return WRONG
+    except BrokenPipeError:  # into a pager or head that has ended
+        sys.stderr.close()
+        return WRONG
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Each command imports what it needs when it is needed: libvirt, lxml, ovs and pyroute2
+    # together take half a second.
+    if options.command == "status":
+        from vif_driver.ctl import status
+
+        return status.run(as_json=options.json)
+    if options.command == "list":
+        from vif_driver.ctl import listing
+
+        return listing.run(as_json=options.json)
+    if options.command == "trace":
+        from vif_driver.ctl import tracing
+
+        return tracing.run(options.vnic, as_json=options.json)
+    from vif_driver.ctl import doctoring
+
+    return doctoring.run(as_json=options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vifctl",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--debug", action="store_true", help="tell on stderr what is done")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser(
+        "status", help="tell how the agent and what it needs are, and what waits for what"
+    )
+    commands.add_parser("list", help="list the vNICs of external networks on this host")
+    trace = commands.add_parser("trace", help="follow a vNIC from its VM to the tunnel")
+    trace.add_argument(
+        "vnic",
+        metavar="VNIC",
+        help="its id, the beginning of it, or one of its devices",
+    )
+    commands.add_parser("doctor", help="check everything on this host that vNICs depend on")
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="for programs")
+    return parser

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Addresses and routes of this host, over netlink; needs no privilege."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Any, Union
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+    from vif_driver.host.links import Links
+
+Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """The way to an address.
+
+    Attributes:
+        device: the name of the device that leads there.
+        mtu: the largest packet, in bytes: the route's own limit, or else the device's.
+    """
+
+    device: str
+    mtu: int
+
+
+async def devices_of(links: Links) -> dict[Ip, str]:
+    """Give every address of this host, and the name of the device that has it.
+
+    Raises:
+        HostError: the kernel did not answer.
+    """
+
+    def ask(netlink: IPRoute) -> dict[Ip, str]:
+        names = {message["index"]: _name(message) for message in netlink.get_links()}
+        found: dict[Ip, str] = {}
+        for message in netlink.get_addr():
+            # On a point-to-point device IFA_ADDRESS is the other end's.
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if text:
+                found[ipaddress.ip_address(text)] = names.get(message["index"], "?")
+        return found
+
+    return await links.ask("list the addresses", ask)
+
+
+async def route(links: Links, destination: Ip) -> Route:
+    """Look up the way to an address.
+
+    Raises:
+        HostError: there is none, or the kernel did not answer.
+    """
+    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+
+    def ask(netlink: IPRoute) -> Route:
+        message = next(iter(netlink.route("get", dst=str(destination), family=family)))
+        link = netlink.get_links(message.get_attr("RTA_OIF"))[0]
+        metrics = message.get_attr("RTA_METRICS")
+        own = None if metrics is None else metrics.get_attr("RTAX_MTU")
+        return Route(device=_name(link), mtu=own or link.get_attr("IFLA_MTU"))
+
+    return await links.ask(f"find a route to {destination}", ask)
+
+
+def _name(message: Any) -> str:
+    name: str = message.get_attr("IFLA_IFNAME")
+    return name

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which daemons run on this host, by what /proc shows to everybody."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+PROC = Path("/proc")
+
+# Interpreter, its options, the script: the name of a daemon is among the first words.
+_WORDS = 4
+
+
+def find(name: str, proc: Path = PROC) -> int | None:
+    """Give the process id of a daemon, a program or a script; None if it does not run.
+
+    A daemon that renames itself for ps, as Neutron's do, begins with its name all the same.
+
+    Args:
+        name: of the program's file, without its folder.
+        proc: where the kernel shows its processes.
+    """
+    for process in _numbers(proc):
+        try:
+            raw = (proc / str(process) / "cmdline").read_bytes()
+        except OSError:
+            continue  # it has just ended
+        words = re.split(rb"[\0 ]+", raw, maxsplit=_WORDS)[:_WORDS]
+        if name.encode() in (os.path.basename(word) for word in words if word[:1] != b"-"):
+            return process
+    return None
+
+
+def runs(process: int, name: str, proc: Path = PROC) -> bool:
+    """Tell whether a process id is that of a running program.
+
+    Args:
+        process: its id, from a file that the daemon may have left behind.
+        name: of the program; the kernel keeps 15 characters of it (proc(5), comm).
+        proc: where the kernel shows its processes.
+    """
+    try:
+        comm = (proc / str(process) / "comm").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return comm.rstrip("\n") == name[:15]
+
+
+def _numbers(proc: Path) -> list[int]:
+    try:
+        return sorted(int(entry) for entry in os.listdir(proc) if entry.isdigit())
+    except OSError:
+        return []

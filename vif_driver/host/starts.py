@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The VMs that are being started paused, each a small file below /run.
+
+It is all that cannot be read again from Open vSwitch, the kernel or libvirt: libvirt doesn't tell
+who wanted a VM paused.  An agent that was killed finds here whom it has to resume; a hook without
+the agent, running as VDSM's user, finds here that it has to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import logging
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from vif_driver.errors import HostError
+from vif_driver.vnic import Plugin, VnicIdentity, is_uuid
+
+log = logging.getLogger(__name__)
+
+#: The agent's files, one a VM, which everybody may read.
+FOLDER = Path("/run/vif-driver/starting")
+
+#: Here VDSM's user notes the token of a start whose VM it has resumed without the agent, which it
+#: has no right to forget in the agent's place.
+RELEASED = Path("/run/vif-driver/released")
+
+
+def uptime() -> float:
+    """Give the seconds since the host was booted, those in which it slept included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+#: More than a host can have.  Each is a file, and each plug reads them all.
+MAX_STARTS = 1024
+
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A VM between the first of its vNICs and the moment in which it runs.
+
+    Attributes:
+        vm_id: the VM.
+        vnics: its vNICs of external networks, as far as VDSM has told.
+        resume: it is for us to let it run; otherwise somebody else asked for a paused start.
+        started: VDSM has said that libvirt has it.
+        token: tells this start from others of the same VM.
+        since: when it began, in seconds since the host was booted.
+    """
+
+    vm_id: str
+    vnics: tuple[VnicIdentity, ...] = ()
+    resume: bool = True
+    started: bool = False
+    token: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
+    since: float = dataclasses.field(default_factory=uptime)
+
+    @property
+    def age(self) -> float:
+        """For how many seconds it has been under way."""
+        return uptime() - self.since
+
+    def has(self, vnic: VnicIdentity) -> bool:
+        """Tell whether a vNIC of that id is among them."""
+        return any(other.id == vnic.id for other in self.vnics)
+
+
+class Starts:
+    """The starts under way.
+
+    Args:
+        folder: where the files are.
+        released: where those are noted that were dealt with without the agent.
+    """
+
+    def __init__(self, folder: Path = FOLDER, released: Path = RELEASED) -> None:
+        self._folder = folder
+        self._released = released
+
+    def get(self, vm_id: str) -> Start | None:
+        """Look up the start of a VM; None if there is none that is still to be dealt with."""
+        start = self._read(vm_id)
+        return None if start is None or self._is_released(start) else start
+
+    def all(self) -> list[Start]:
+        """Give every start that is still to be dealt with."""
+        return [start for start in map(self.get, self._vm_ids()) if start is not None]
+
+    def put(self, start: Start) -> None:
+        """Remember a start, in the place of an earlier one of that VM.
+
+        Raises:
+            HostError: it can't be written.
+        """
+        path = self._folder / start.vm_id
+        unfinished = path.with_name(f".{start.vm_id}")
+        try:
+            if not self._folder.exists():  # systemd-tmpfiles makes it where the agent is a service
+                self._folder.mkdir(exist_ok=True)
+                self._folder.chmod(0o755)
+            if not path.exists() and len(os.listdir(self._folder)) >= MAX_STARTS:
+                raise OSError(errno.EDQUOT, f"{MAX_STARTS} VMs are being started")
+            unfinished.write_bytes(_encode(start))
+            # VDSM's user reads it when there is no agent, whatever our umask is.
+            unfinished.chmod(0o644)
+            unfinished.replace(path)
+        except OSError as error:
+            raise HostError(
+                f"{path} cannot be written ({error.strerror}), so the VM would not be resumed",
+                "see that /run has space left and belongs to whom systemd-tmpfiles gives it",
+            ) from error
+
+    def forget(self, vm_id: str) -> None:
+        """Forget the start of a VM."""
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / vm_id).unlink()
+
+    def forget_released(self) -> None:
+        """Forget the starts that were dealt with without the agent."""
+        for vm_id in self._vm_ids():
+            start = self._read(vm_id)
+            if start is not None and self._is_released(start):
+                self.forget(vm_id)
+
+    def release(self, start: Start) -> None:
+        """Note, as VDSM's user, that a start was dealt with without the agent.
+
+        Raises:
+            HostError: it can't be noted.
+        """
+        path = self._released / start.token
+        try:
+            path.touch(mode=0o644)
+        except OSError as error:
+            raise HostError(
+                f"{path} cannot be made ({error.strerror})", "restart vif-agent"
+            ) from error
+
+    def _vm_ids(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._folder) if is_uuid(name))
+        except FileNotFoundError:
+            return []
+
+    def _read(self, vm_id: str) -> Start | None:
+        path = self._folder / vm_id
+        try:
+            return _decode(vm_id, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is not understood (%r) and disregarded", path, error)
+            return None
+
+    def _is_released(self, start: Start) -> bool:
+        return (self._released / start.token).exists()
+
+
+def _encode(start: Start) -> bytes:
+    vnics = [{"id": vnic.id, "plugin": vnic.plugin.value} for vnic in start.vnics]
+    return json.dumps(
+        {
+            "token": start.token,
+            "resume": start.resume,
+            "started": start.started,
+            "since": start.since,
+            "vnics": vnics,
+        }
+    ).encode()
+
+
+def _decode(vm_id: str, data: bytes) -> Start:
+    record: dict[str, Any] = json.loads(data)
+    token = record["token"]
+    if not _TOKEN.fullmatch(token):
+        raise ValueError(f"token {token!r}")
+    vnics = []
+    for entry in record["vnics"]:
+        if not is_uuid(entry["id"]):
+            raise ValueError(f"vNIC {entry['id']!r}")
+        vnics.append(VnicIdentity(entry["id"], Plugin(entry["plugin"]), vm_id))
+    return Start(
+        vm_id=vm_id,
+        vnics=tuple(vnics),
+        resume=record["resume"] is True,
+        started=record["started"] is True,
+        token=token,
+        since=float(record["since"]),
+    )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a log line is about, as fields of systemd's journal.
+
+``journalctl VIF_VM=<id>`` and ``journalctl VIF_VNIC=<id>`` give everything that this driver did
+for a VM or a vNIC; docs/troubleshooting.md lists the fields.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vif_driver.vnic import VnicIdentity
+
+_FIELDS = "vif_fields"
+
+# syslog(3), which the journal's PRIORITY= follows.
+_PRIORITIES = (
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (logging.NOTSET, 7),
+)
+
+
+def about(
+    vnic: VnicIdentity | None = None,
+    *,
+    vm: str | None = None,
+    event: str | None = None,
+    seconds: float | None = None,
+) -> dict[str, dict[str, str]]:
+    """Give the ``extra`` of a log call: ``log.info("...", extra=about(vnic))``.
+
+    Args:
+        vnic: the vNIC, and its VM.
+        vm: the VM, where no vNIC is meant.
+        event: VDSM's event.
+        seconds: how long it took.
+    """
+    fields = {
+        "VIF_VNIC": None if vnic is None else vnic.id,
+        "VIF_VM": vm or (None if vnic is None else vnic.vm_id),
+        "VIF_EVENT": event,
+        "VIF_DURATION_MS": None if seconds is None else f"{seconds * 1000:.1f}",
+    }
+    return {_FIELDS: {name: value for name, value in fields.items() if value is not None}}
+
+
+class JournalHandler(logging.Handler):
+    """Sends log lines to the journal with what they are about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from systemd import journal  # in the agent alone
+
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one line."""
+        try:
+            fields: dict[str, Any] = dict(getattr(record, _FIELDS, {}))
+            if record.exc_info:
+                fields["EXCEPTION_TEXT"] = logging.Formatter().formatException(record.exc_info)
+            priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+            self._journal.send(
+                record.getMessage(),
+                PRIORITY=str(priority),
+                SYSLOG_IDENTIFIER="vif-agent",
+                LOGGER=record.name,
+                **fields,
+            )
+        except Exception:
+            self.handleError(record)
