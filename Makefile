@@ -10,6 +10,8 @@ DESTDIR    ?=
 PYTHON     ?= /usr/bin/python3
 # Where that interpreter finds packages below PREFIX.
 PURELIB    ?= $(shell $(PYTHON) packaging/purelib.py $(PREFIX))
+# Where systemd looks for units.
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
 
 # Interpreters that the unit tests run on besides the machine's own.
 PYTHON39   ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) $(shell command -v python3.9))
@@ -24,7 +26,11 @@ launcher = install -D -m $(3) $(1) "$(DESTDIR)$(2)" && sed -i \
     -e 's|/usr/libexec/vif-driver/|$(PREFIX)/libexec/vif-driver/|' \
     $(if $(SEARCH),-e 's|^from vif_driver|$(SEARCH)\n&|') "$(DESTDIR)$(2)"
 
-EVENTS := before_device_create before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
+# $(call unit,SOURCE,PATH): install a file for systemd, with the prefix in the paths of programs.
+unit = install -D -m 0644 $(1) "$(DESTDIR)$(2)" && \
+    sed -i -e 's|=/usr/sbin/vif-agent|=$(PREFIX)/sbin/vif-agent|' "$(DESTDIR)$(2)"
+
+EVENTS := before_device_create after_vm_start before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
           after_device_create after_device_destroy after_nic_hotunplug before_update_device
 
 VENVS  := build/venv
@@ -83,6 +89,14 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	        "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf"
 	install -D -m 0644 packaging/modules-load.conf \
 	    "$(DESTDIR)$(PREFIX)/lib/modules-load.d/vif-driver.conf"
+	install -D -m 0644 packaging/man/vifctl.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vifctl.8"
+	install -D -m 0644 packaging/completion/vifctl \
+	    "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vifctl"
+	$(call unit,packaging/systemd/vif-agent.service,$(UNITDIR)/vif-agent.service)
+	$(call unit,packaging/systemd/vif-agent.socket,$(UNITDIR)/vif-agent.socket)
+	$(call unit,packaging/systemd/ovsdb-server.conf,$(UNITDIR)/ovsdb-server.service.d/50-vif-driver.conf)
+	$(call unit,packaging/sysusers.d/vif-driver.conf,$(PREFIX)/lib/sysusers.d/vif-driver.conf)
+	$(call unit,packaging/tmpfiles.d/vif-driver.conf,$(PREFIX)/lib/tmpfiles.d/vif-driver.conf)
 
 clean: ## remove what was built and installed below build/
 	rm -rf build

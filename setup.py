@@ -21,7 +21,7 @@ setup(
     packages=find_packages(include=["vif_driver", "vif_driver.*"]),
     package_data={"vif_driver": ["py.typed"]},
     python_requires=">=3.9",
-    install_requires=["lxml", "ovs", "pyroute2", "libvirt-python"],
+    install_requires=["lxml", "ovs", "pyroute2", "libvirt-python", "systemd-python"],
     classifiers=[
         "License :: OSI Approved :: GNU General Public License v2 or later (GPLv2+)",
         "Operating System :: POSIX :: Linux",

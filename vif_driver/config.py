@@ -42,6 +42,17 @@ class LinuxBridgePlug(enum.Enum):
     DUMMY_BRIDGE = "dummy_bridge"
 
 
+class AfterDeadline(enum.Enum):
+    """What becomes of a VM whose vNICs are not ready in time."""
+
+    RESUME = "resume"
+    KEEP_PAUSED = "keep_paused"
+
+
+#: Seconds; the hook waits a little longer than the longest deadline.
+MAX_DEADLINE = 300.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that can be set.  docs/configuration.md explains each key to administrators.
@@ -53,6 +64,9 @@ class Config:
         hybrid_security_groups: ``[neutron] hybrid_security_groups``, which states of a vNIC's
             security groups make it a hybrid one where the firewall driver needs a Linux bridge.
         linux_bridge_plug: ``[neutron] linux_bridge_plug``.
+        start_deadline: ``[start] deadline``, seconds for which a VM that has been started waits
+            for its vNICs; with 0 it isn't started paused.
+        after_deadline: ``[start] after_deadline``.
     """
 
     integration_bridge: str = "br-int"
@@ -61,6 +75,8 @@ class Config:
         (SecurityGroups.DEFAULT, SecurityGroups.LISTED)
     )
     linux_bridge_plug: LinuxBridgePlug = LinuxBridgePlug.PRIVATE_BRIDGE
+    start_deadline: float = 15.0
+    after_deadline: AfterDeadline = AfterDeadline.RESUME
 
 
 def load(path: Path = PATH) -> Config:
@@ -91,7 +107,7 @@ def load(path: Path = PATH) -> Config:
                     "known are " + ", ".join(f"[{known}] {name}" for known, name in _SETTINGS),
                 )
             try:
-                values[key] = setting(text.strip())
+                values[setting.attribute or key] = setting.parse(text.strip())
             except ValueError as error:
                 raise ConfigError(
                     f"{path}: [{section}] {key} = {text!r} has no meaning", str(error)
@@ -125,10 +141,29 @@ def _one_of(text: str, known: list[str]) -> str:
     return text
 
 
-# Section and key of the file, and how its text becomes the attribute of the same name.
-_SETTINGS: dict[tuple[str, str], Callable[[str], object]] = {
-    ("host", "integration_bridge"): _device_name,
-    ("neutron", "firewall_driver"): _firewall_driver,
-    ("neutron", "hybrid_security_groups"): _security_group_states,
-    ("neutron", "linux_bridge_plug"): _linux_bridge_plug,
+def _deadline(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or float(text) > MAX_DEADLINE:
+        raise ValueError(f"give a number of seconds, from 0 (do not wait) to {MAX_DEADLINE:g}")
+    return float(text)
+
+
+def _after_deadline(text: str) -> AfterDeadline:
+    return AfterDeadline(_one_of(text, [choice.value for choice in AfterDeadline]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """How a key's text becomes an attribute of :class:`Config`, by default that of its name."""
+
+    parse: Callable[[str], object]
+    attribute: str = ""
+
+
+_SETTINGS: dict[tuple[str, str], _Setting] = {
+    ("host", "integration_bridge"): _Setting(_device_name),
+    ("start", "deadline"): _Setting(_deadline, "start_deadline"),
+    ("start", "after_deadline"): _Setting(_after_deadline),
+    ("neutron", "firewall_driver"): _Setting(_firewall_driver),
+    ("neutron", "hybrid_security_groups"): _Setting(_security_group_states),
+    ("neutron", "linux_bridge_plug"): _Setting(_linux_bridge_plug),
 }

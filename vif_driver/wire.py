@@ -5,10 +5,12 @@ One request, one reply, then the connection is closed.  The hook may not import 
 costs time (not even json), so both are a header line and two counted fields:
 
     request:  ``vif1 <event> <length of properties> <length of data>\\n`` properties data
-    reply:    ``vif1 <exit status> <length of message> <length of data, or ->\\n`` message data
+    reply:    ``vif1 <exit status> <length of message> <length of data, or -> <flags>\\n``
+              message data
 
 Properties are ``NAME=value`` pairs, each ended by a NUL byte, as in a process's environment.
-Data is what VDSM's temporary file holds.  A reply with ``-`` leaves the file alone.
+Data is what VDSM's temporary file holds.  A reply with ``-`` leaves the file alone.  Flags are
+those with which the VM is to be started, besides the ones VDSM has in its file of launch flags.
 The hook's half stands in hooks.d/50_vif_driver.
 """
 
@@ -16,11 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Mapping
 from typing import Callable
 
 from vif_driver.errors import BadRequest
-from vif_driver.vnic import PROPERTIES
+from vif_driver.vnic import LAUNCH_FLAGS, PROPERTIES
 
 #: The agent's socket.
 SOCKET = "/run/vif-driver/agent.sock"
@@ -46,11 +49,13 @@ class Request:
         event: the VDSM event, which is the name of the hook's directory.
         properties: those of the vNIC's that are set.
         data: the content of VDSM's file.
+        received: when it came, by time.monotonic().
     """
 
     event: str
     properties: Mapping[str, str]
     data: bytes
+    received: float = dataclasses.field(default_factory=time.monotonic, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +66,13 @@ class Reply:
         status: the hook's exit status by VDSM's rules: 0 done, 1 failed but go on, 2 stop.
         message: one line for stderr, or nothing.
         data: new content for VDSM's file; None leaves it alone.
+        launch_flags: what to add to libvirt's start flags of the VM (virDomainCreateFlags).
     """
 
     status: int = 0
     message: str = ""
     data: bytes | None = None
+    launch_flags: int = 0
 
 
 def parse_header(header: bytes) -> tuple[str, int, int]:
@@ -106,7 +113,7 @@ def parse_properties(block: bytes) -> dict[str, str]:
             raise BadRequest(
                 f"the property {name!r} is not UTF-8", "correct the vNIC in the engine"
             ) from error
-        if not separator or key not in PROPERTIES or key in properties:
+        if not separator or key not in (*PROPERTIES, LAUNCH_FLAGS) or key in properties:
             raise BadRequest(f"the request has an unexpected property {name!r}", _REPEAT)
         properties[key] = text
     return properties
@@ -130,10 +137,11 @@ def encode_reply(reply: Reply) -> bytes:
     """Put a reply into bytes."""
     message = reply.message.encode("utf-8", "replace")
     length = b"-" if reply.data is None else b"%d" % len(reply.data)
-    return b"vif1 %d %d %s\n%s%s" % (
+    return b"vif1 %d %d %s %d\n%s%s" % (
         reply.status,
         len(message),
         length,
+        reply.launch_flags,
         message,
         reply.data or b"",
     )
@@ -147,12 +155,12 @@ def decode_reply(frame: bytes) -> Reply:
     """
     header, separator, body = frame.partition(b"\n")
     try:
-        version, status, message_length, data_length = header.split()
+        version, status, message_length, data_length, launch_flags = header.split()
         split = int(message_length)
         data = None if data_length == b"-" else body[split:]
         whole = split + (0 if data is None else int(data_length))
         if version != b"vif1" or not separator or len(body) != whole:
             raise ValueError(header)
-        return Reply(int(status), body[:split].decode("utf-8"), data)
+        return Reply(int(status), body[:split].decode("utf-8"), data, int(launch_flags))
     except ValueError as error:
         raise BadRequest("the agent's reply cannot be understood", _REPEAT) from error

@@ -16,11 +16,15 @@ from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort, Network
 from tests.lab.harness.product import Product
+from tests.lab.harness.service import Daemon
 from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.harness.vm_start import VmStart
 
 PortMaker = Callable[..., LogicalPort]
 GuestMaker = Callable[..., Guest]
 VmMaker = Callable[..., Vm]
+StartMaker = Callable[..., VmStart]
+Configure = Callable[[str], None]
 Reporting = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
@@ -148,3 +152,67 @@ def new_vm(new_port: PortMaker) -> VmMaker:
         return Vm(f"vm-{uuid.uuid4().hex[:6]}", nics, **more)  # type: ignore[arg-type]
 
     return make
+
+
+CONFIGURATION = "/etc/vif-driver/vif-driver.conf"
+
+
+@pytest.fixture
+def vdsm(vdsms: list[Vdsm]) -> Vdsm:
+    """VDSM of the first hypervisor."""
+    return vdsms[0]
+
+
+@pytest.fixture
+def agent(agents: list[Product]) -> Product:
+    """The product on the first hypervisor with its daemon running, anew for each test."""
+    return agents[0]
+
+
+@pytest.fixture
+def configure(lab: Lab, installed: list[Product]) -> Iterator[Configure]:
+    """Configure the first hypervisor until the end of the test: ``configure("[start]\\n...")``.
+
+    A running agent is restarted.
+    """
+    host, product = lab.hosts[0], installed[0]
+    before = host.read(CONFIGURATION)
+
+    def write(text: str) -> None:
+        host.write(CONFIGURATION, text)
+        if product.agent.running:
+            product.stop()
+            product.start()
+
+    yield write
+    write(before)
+
+
+@pytest.fixture
+def deaf_ovn(lab: Lab) -> Iterator[Daemon]:
+    """ovn-controller of the first hypervisor, frozen until ``resume()`` or the test's end."""
+    controller = lab.hosts[0].ovn_controller
+    controller.suspend()
+    yield controller
+    controller.resume()
+
+
+@pytest.fixture
+def begin(vdsm: Vdsm) -> Iterator[StartMaker]:
+    """Begin to start a VM on the first hypervisor: ``begin(vm, paused=False)``.
+
+    After the test every such VM is destroyed.
+    """
+    begun: list[VmStart] = []
+
+    def make(vm: Vm, *, paused: bool = False) -> VmStart:
+        begun.append(VmStart(vdsm, vm, paused=paused))
+        return begun[-1]
+
+    yield make
+    for start in begun:
+        domain = vdsm.host.libvirt.domain(start.vm.id)
+        if domain is not None:
+            domain.destroy()
+    for start in begun:
+        start.join()

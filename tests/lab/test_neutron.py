@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from tests.lab.conftest import CONFIGURATION
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.neutron import Neutron, NeutronLab, NeutronNetwork, NeutronPort
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.harness.vm_start import state
 
 PREFIXES = ("qbr", "qvb", "qvo", "tap", "qtp")
 HUNDRED = 100
@@ -100,6 +102,20 @@ def vdsm(host: Hypervisor, product: Product) -> Iterator[Vdsm]:
     for domain in host.libvirt.connection.listAllDomains():
         domain.destroy()
     assert not ours(host)
+
+
+@pytest.fixture
+def impatient(host: Hypervisor, product: Product) -> Iterator[None]:
+    """VMs do not wait for their vNICs."""
+    before = host.read(CONFIGURATION)
+
+    def configure(text: str) -> None:
+        host.write(CONFIGURATION, text)
+        product.agent.restart()
+
+    configure("[start]\ndeadline = 0\n")
+    yield
+    configure(before)
 
 
 @pytest.fixture
@@ -201,6 +217,21 @@ def test_guests_on_linux_bridges_reach_each_other(
 
 
 @pytest.mark.usefixtures("linux_bridge")
+def test_a_vm_on_a_linux_bridge_runs_once_its_device_is_on_the_networks_bridge(
+    vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
+) -> None:
+    one = server("LINUX_BRIDGE", neutron.create_port(network, [open_]))
+
+    vdsm.create_vm(one.vm)
+
+    connected = host.exists(f"/sys/class/net/{network.bridge}/brif/{one.name('tap')}")
+    said, does = vdsm.hooks.runs_of("after_vm_start")[-1].stderr, state(host, one.vm)
+    vdsm.destroy_vm(one.vm)
+    assert connected
+    assert (said, does) == ("", "running")
+
+
+@pytest.mark.usefixtures("linux_bridge")
 def test_security_groups_hold_on_linux_bridges(
     vdsm: Vdsm, neutron: Neutron, network: NeutronNetwork, closed: str
 ) -> None:
@@ -297,6 +328,21 @@ def test_where_open_vswitch_filters_a_vnic_is_plugged_into_the_integration_bridg
 
 
 @pytest.mark.usefixtures("direct")
+def test_a_vm_on_a_direct_port_runs_once_the_agent_has_wired_it(
+    vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
+) -> None:
+    one = server("OPEN_VSWITCH", neutron.create_port(network, [open_]))
+
+    vdsm.create_vm(one.vm)
+
+    vlan = host.ovs.port(one.name("tap"))["tag"]
+    said, does = vdsm.hooks.runs_of("after_vm_start")[-1].stderr, state(host, one.vm)
+    vdsm.destroy_vm(one.vm)
+    assert vlan not in ([], 4095)
+    assert (said, does) == ("", "running")
+
+
+@pytest.mark.usefixtures("direct", "impatient")
 def test_a_direct_port_carries_nothing_until_the_agent_has_wired_it(
     vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
 ) -> None:
@@ -386,7 +432,7 @@ def test_security_groups_hold_on_hybrid_ports(
         assert second.wait_unreached_by(first)
 
 
-@pytest.mark.usefixtures("hybrid")
+@pytest.mark.usefixtures("hybrid", "impatient")
 def test_a_hybrid_port_carries_nothing_until_the_agent_has_wired_it(
     vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
 ) -> None:

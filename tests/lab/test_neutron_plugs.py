@@ -28,6 +28,8 @@ from tests.lab.harness.vdsm_hooks import HookError
 GROUP = "9e1b0c7a-0000-4000-8000-000000000001"
 CONFIG = "/etc/vif-driver/vif-driver.conf"
 PREFIXES = ("qbr", "qvb", "qvo", "tap", "qtp")
+# There is no agent to wait for.
+AT_ONCE = "[start]\ndeadline = 0\n"
 
 _addresses = count(10)
 
@@ -54,7 +56,7 @@ def product(host: Hypervisor) -> Iterator[Product]:
     product = Product(host)
     product.install()
     # Not what some configuration of Neutron that lies about on this machine says.
-    host.write(CONFIG, "[neutron]\nfirewall_driver = iptables_hybrid\n")
+    host.write(CONFIG, AT_ONCE + "[neutron]\nfirewall_driver = iptables_hybrid\n")
     product.start()
     yield product
     product.stop()
@@ -80,7 +82,7 @@ def configured(host: Hypervisor, product: Product) -> Iterator[Callable[[str], N
         product.stop()
         product.start()
 
-    yield configure
+    yield lambda text: configure(AT_ONCE + text)
     configure(before)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -141,10 +142,15 @@ class OvsdbServer:
             ]
         )
         deadline = time.monotonic() + 10
-        while not self.socket.exists():
+        while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail("ovsdb-server did not start")
             time.sleep(0.005)
+
+    def _listens(self) -> bool:
+        # Its socket is there a moment before it listens.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> None:
         if self._process is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vif_driver import config
-from vif_driver.config import Config, FirewallDriver, LinuxBridgePlug
+from vif_driver.config import AfterDeadline, Config, FirewallDriver, LinuxBridgePlug
 from vif_driver.errors import ConfigError
 from vif_driver.vnic import SecurityGroups
 
@@ -42,6 +42,7 @@ def test_what_is_set_replaces_the_default(file: Path) -> None:
         "[host]\nintegration_bridge = br-ovn\n"
         "[neutron]\nfirewall_driver = openvswitch\nhybrid_security_groups = listed\n"
         "linux_bridge_plug = dummy_bridge\n"
+        "[start]\ndeadline = 7.5\nafter_deadline = keep_paused\n"
     )
 
     assert config.load(file) == Config(
@@ -49,6 +50,8 @@ def test_what_is_set_replaces_the_default(file: Path) -> None:
         firewall_driver=FirewallDriver.OPENVSWITCH,
         hybrid_security_groups=frozenset([SecurityGroups.LISTED]),
         linux_bridge_plug=LinuxBridgePlug.DUMMY_BRIDGE,
+        start_deadline=7.5,
+        after_deadline=AfterDeadline.KEEP_PAUSED,
     )
 
 
@@ -70,6 +73,8 @@ def test_no_state_of_the_security_groups_may_be_named(file: Path) -> None:
         ("[neutron]\nlinux_bridge_plug = yes\n", "private_bridge"),
         ("[DEFAULT]\nfirewall_driver = auto\n", "is not a setting"),
         ("[nova]\nfirewall_driver = auto\n", "is not a setting"),
+        ("[start]\nstart_deadline = 5\n", "start_deadline is not a setting"),
+        ("[start]\nafter_deadline = pause\n", "resume, keep_paused"),
     ],
 )
 def test_a_setting_without_meaning_is_refused_with_what_would_have_one(
@@ -78,6 +83,25 @@ def test_a_setting_without_meaning_is_refused_with_what_would_have_one(
     file.write_text(text)
 
     with pytest.raises(ConfigError, match=complaint):
+        config.load(file)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("0.5", 0.5), ("300", 300)])
+def test_the_deadline_of_a_start_is_a_number_of_seconds(
+    file: Path, text: str, seconds: float
+) -> None:
+    file.write_text(f"[start]\ndeadline = {text}\n")
+
+    assert config.load(file).start_deadline == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "301", "300.001", "15s", "1e2", "nan", "inf", "0x10", "1.", "\u0661"]
+)
+def test_a_deadline_that_no_hook_would_wait_for_is_refused(file: Path, text: str) -> None:
+    file.write_text(f"[start]\ndeadline = {text}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"from 0 .* to 300"):
         config.load(file)
 
 

@@ -37,13 +37,13 @@ def connection(reply: Reply) -> Connection | None:
 
 
 def running(monkeypatch: pytest.MonkeyPatch, interface: bytes | Exception | None) -> None:
-    async def interface_xml(vm_id: str, mac: str) -> bytes | None:
+    async def interface_xml(_self: object, vm_id: str, mac: str) -> bytes | None:
         assert (vm_id, mac) == (VM_ID, MAC)
         if isinstance(interface, Exception):
             raise interface
         return interface
 
-    monkeypatch.setattr(domains, "interface_xml", interface_xml)
+    monkeypatch.setattr(domains.Domains, "interface_xml", interface_xml)
 
 
 @pytest.fixture(params=["before_device_create", "before_nic_hotplug"])

@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The hook as VDSM runs it: a process with a file, an environment and an exit status.
-
-The two paths that are fixed in it, the agent's socket and the interpreter's command line without
-an agent, are the only things that differ from what is installed.
-"""
+"""The hook as VDSM runs it: a process with a file, an environment and an exit status."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
-import socket
 import struct
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,66 +17,7 @@ from vif_driver import events, vnic, wire
 from vif_driver.wire import Reply, Request
 
 from .conftest import MAC, VDSM_INTERFACE, VNIC_ID
-
-ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "hooks.d/50_vif_driver"
-
-
-@dataclasses.dataclass
-class Hook:
-    """The hook, installed for every event below a folder."""
-
-    folder: Path
-    environment: dict[str, str]
-    data: bytes = VDSM_INTERFACE
-    changes: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def socket(self) -> Path:
-        return self.folder / "agent.sock"
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "hook_domxml"
-
-    def install(self, event: str) -> Path:
-        script = self.folder / event / "50_vif_driver"
-        script.parent.mkdir(exist_ok=True)
-        source = SOURCE.read_text().replace(wire.SOCKET, str(self.socket))
-        source = source.replace("#!/usr/bin/python3 -IS", f"#!{sys.executable} -IS")
-        without_agent = self.folder / "without-agent"
-        without_agent.write_text(
-            (ROOT / "packaging/bin/without-agent")
-            .read_text()
-            .replace("#!/usr/bin/python3 -I", f"#!{sys.executable}")
-        )
-        without_agent.chmod(0o755)
-        source = source.replace("/usr/libexec/vif-driver/without-agent", str(without_agent))
-        for before, after in self.changes.items():
-            assert before in source
-            source = source.replace(before, after)
-        script.write_text(source)
-        script.chmod(0o755)
-        return script
-
-    def run(
-        self, event: str = "before_device_create", under: Sequence[str] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        """Run the hook, ``under`` a command that changes what it may do."""
-        if not self.file.exists():
-            self.file.write_bytes(self.data)
-        return subprocess.run(
-            [*under, self.install(event)],
-            env={
-                "PATH": os.defpath,
-                "PYTHONPATH": str(ROOT),
-                "_hook_domxml": str(self.file),
-                **self.environment,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+from .hook_process import ROOT, SOURCE, Hook, ScriptedAgent, one_line
 
 
 @pytest.fixture
@@ -93,46 +26,12 @@ def hook(tmp_path: Path, ovn_properties: dict[str, str]) -> Hook:
     return Hook(tmp_path, ovn_properties)
 
 
-class ScriptedAgent:
-    """Listens on the hook's socket, keeps what it is asked, and gives the answers put in."""
-
-    def __init__(self, path: Path) -> None:
-        self.requests: list[bytes] = []
-        self.answers: list[bytes] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection:
-                self.requests.append(connection.recv(1 << 20))
-                connection.sendall(self.answers.pop(0) if self.answers else b"")
-
-    def stop(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-
 @pytest.fixture
 def agent(hook: Hook) -> Iterator[ScriptedAgent]:
     """An agent that gives the answers which the test puts in."""
     scripted = ScriptedAgent(hook.socket)
     yield scripted
     scripted.stop()
-
-
-def one_line(text: str) -> str:
-    assert text.endswith("\n") and text.count("\n") == 1, text
-    assert "Traceback" not in text
-    return text
 
 
 def test_a_hook_knows_every_event_that_it_is_installed_for() -> None:
@@ -352,7 +251,13 @@ def test_a_help_that_never_answers_is_ended(hook: Hook) -> None:
     hook.install("before_device_create")
     (hook.folder / "sleeper").write_text("#!/bin/sh\nexec sleep 60\n")
     (hook.folder / "sleeper").chmod(0o755)
-    hook.changes = {str(hook.folder / "without-agent"): str(hook.folder / "sleeper"), "(60)": "(1)"}
+    hook.changes = {
+        str(hook.folder / "without-agent"): str(hook.folder / "sleeper"),
+        # 0.3 s
+        "else 60).to_bytes(8, sys.byteorder) + bytes(8)": (
+            "else 0).to_bytes(8, sys.byteorder) + (300_000).to_bytes(8, sys.byteorder)"
+        ),
+    }
     begun = time.monotonic()
 
     done = hook.run()

@@ -13,7 +13,7 @@ import pytest
 
 from vif_driver.errors import HostError, NameTaken, Unavailable
 from vif_driver.host import ovsdb_socket
-from vif_driver.host.ovsdb import Ovsdb
+from vif_driver.host.ovsdb import Ovsdb, Port
 
 from .conftest import OvsdbServer
 
@@ -215,6 +215,119 @@ def test_a_quiet_database_wakes_nobody(ovsdb_server: OvsdbServer) -> None:
         return turns
 
     assert connected(ovsdb_server, scenario) <= 1
+
+
+def test_what_a_port_shows_of_its_rows_is_read(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("add-port", "br-int", "tun0", "trunks=5,6", "other_config:transient=true")
+    ovsdb_server.vsctl(
+        "set", "Interface", "tun0", "type=geneve", "options:remote_ip=192.0.2.1", "ifindex=7"
+    )
+    ovsdb_server.vsctl("set", "Interface", "tun0", "ofport=3", "error=none", "external_ids:a=b")
+
+    async def scenario(database: Ovsdb) -> Any:
+        return database.port("tun0")
+
+    assert connected(ovsdb_server, scenario) == Port(
+        name="tun0",
+        bridge="br-int",
+        tag=None,
+        external_ids={"a": "b"},
+        ofport=3,
+        error="none",
+        ifindex=7,
+        trunks=(5, 6),
+        type="geneve",
+        options={"remote_ip": "192.0.2.1"},
+        other_config={"transient": "true"},
+    )
+
+
+def test_what_a_port_does_not_say_is_absent(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("add-port", "br-int", "tap1")
+
+    async def scenario(database: Ovsdb) -> Any:
+        return database.port("tap1")
+
+    assert connected(ovsdb_server, scenario) == Port("tap1", "br-int", None, {}, None, None)
+
+
+def test_an_interface_of_a_bond_is_found_by_its_own_name(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("add-bond", "br-int", "bond0", "eth1", "eth2")
+
+    async def scenario(database: Ovsdb) -> Any:
+        return [database.port(name) for name in ("eth1", "eth2", "bond0")]
+
+    first, second, bond = connected(ovsdb_server, scenario)
+
+    assert (first.name, second.name, bond) == ("eth1", "eth2", None)
+
+
+def test_ports_are_told_by_bridge(ovsdb_server: OvsdbServer) -> None:
+    ovsdb_server.vsctl("add-br", "br-ex", "--", "add-port", "br-ex", "eth1")
+
+    async def scenario(database: Ovsdb) -> Any:
+        return [{port.name for port in database.ports(name)} for name in ("br-int", "br-ex", None)]
+
+    inside, outside, everywhere = connected(ovsdb_server, scenario)
+
+    assert (inside, outside) == ({"br-int"}, {"br-ex", "eth1"})
+    assert everywhere == inside | outside
+
+
+def test_every_change_of_a_port_is_seen_at_once(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> list[bool]:
+        async def seen(shown: Callable[[], bool], *command: str) -> bool:
+            before = shown()
+            ovsdb_server.vsctl(*command)
+            return await asyncio.wait_for(database.replica.wait(shown, 60), 5) and not before
+
+        def port() -> Port:
+            return database.port("tap1") or Port("none", "", None, {}, None, None)
+
+        return [
+            await seen(lambda: port().bridge == "br-int", "add-port", "br-int", "tap1"),
+            await seen(lambda: port().tag == 5, "set", "Port", "tap1", "tag=5"),
+            await seen(lambda: port().ofport == 9, "set", "Interface", "tap1", "ofport=9"),
+            await seen(lambda: port().tag is None, "clear", "Port", "tap1", "tag"),
+            await seen(lambda: port().name == "none", "del-port", "tap1"),
+        ]
+
+    assert connected(ovsdb_server, scenario) == [True] * 5
+
+
+def test_fifty_questions_about_one_state_read_its_rows_once(
+    ovsdb_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    async def scenario(database: Ovsdb) -> None:
+        rows = database.replica.rows
+
+        def counted(table: str) -> Any:
+            read.append(table)
+            return rows(table)
+
+        monkeypatch.setattr(database.replica, "rows", counted)
+        for number in range(50):
+            database.port(f"tap{number}")
+
+    connected(ovsdb_server, scenario)
+
+    assert read == ["Bridge"]
+
+
+def test_what_was_known_of_a_port_is_not_told_once_the_server_is_away(
+    ovsdb_server: OvsdbServer,
+) -> None:
+    async def scenario(database: Ovsdb) -> None:
+        await add_port(database)
+        assert database.port("qvo1") is not None
+        ovsdb_server.stop()
+        await database.replica.wait(lambda: not database.replica.connected, 5)
+        database.port("qvo1")
+
+    with pytest.raises(Unavailable, match="does not answer"):
+        connected(ovsdb_server, scenario)
 
 
 def test_a_socket_that_nobody_listens_on_is_down(tmp_path: Path, ovsdb_server: OvsdbServer) -> None:

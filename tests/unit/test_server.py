@@ -5,7 +5,7 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,19 @@ class Answering:
         self.withdrawn.append(request)
 
 
-def serving(path: Path, scenario: Scenario, callers: Callers = ME, answer: Any = echo) -> Any:
+def serving(
+    path: Path,
+    scenario: Scenario,
+    callers: Callers = ME,
+    answer: Any = echo,
+    patience: Mapping[str, float] | None = None,
+) -> Any:
     """Run a scenario against a server on ``path``."""
 
     async def main() -> Any:
         with server.listen(path, callers) as listener:
-            task = asyncio.ensure_future(Server(Answering(answer), callers).serve(listener))
+            serving = Server(Answering(answer), callers, patience).serve(listener)
+            task = asyncio.ensure_future(serving)
             try:
                 return await asyncio.wait_for(scenario(path), 10)
             finally:
@@ -181,6 +188,41 @@ def test_a_request_that_takes_too_long_is_given_up_and_told(
 
     reply = wire.decode_reply(frame)
     assert reply.status == 2 and "vNIC x: not done within 0.1 s" in reply.message
+
+
+def test_an_event_that_may_take_longer_is_waited_for_and_no_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_TIMEOUT", 0.05)
+
+    async def answer(_request: Request) -> Reply:
+        await asyncio.sleep(0.2)
+        return Reply()
+
+    async def scenario(path: Path) -> list[Reply]:
+        requests = [Request(event, {}, b"") for event in ("after_vm_start", "after_nic_hotplug")]
+        frames = (exchange(path, wire.encode_request(request)) for request in requests)
+        return [wire.decode_reply(frame) for frame in await asyncio.gather(*frames)]
+
+    patient, hasty = serving(path, scenario, answer=answer, patience={"after_vm_start": 5.0})
+
+    assert (patient.status, hasty.status) == (0, 1)
+    assert "not done within 0.05 s" in hasty.message
+
+
+def test_an_events_own_patience_ends_too(path: Path) -> None:
+    async def answer(_request: Request) -> Reply:
+        await asyncio.sleep(10)
+        return Reply()
+
+    request = wire.encode_request(Request("after_vm_start", {}, b""))
+
+    frame = serving(
+        path, lambda path: exchange(path, request), answer=answer, patience={"after_vm_start": 0.1}
+    )
+
+    reply = wire.decode_reply(frame)
+    assert reply.status == 1 and "not done within 0.1 s" in reply.message
 
 
 def test_a_bad_caller_disturbs_no_other(path: Path) -> None:

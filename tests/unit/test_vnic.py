@@ -142,6 +142,23 @@ def test_another_vendors_external_network_is_not_ours() -> None:
     assert not vnic.is_external({"provider_type": "EXTERNAL_NETWORK", "plugin_type": "NUAGE"})
 
 
+def test_a_vm_is_known_in_lower_case(ovn_properties: dict[str, str]) -> None:
+    subject = vnic.identify({**ovn_properties, "vmId": VM_ID.upper()})
+
+    assert subject.vm_id == VM_ID
+
+
+@pytest.mark.parametrize("vm_id", [None, ""])
+def test_vdsm_need_not_say_which_vm(vm_id: str | None) -> None:
+    assert vnic.parse_vm_id(vm_id) is None
+
+
+@pytest.mark.parametrize("vm_id", ["vm", "../" + VM_ID, VM_ID + "\n", VM_ID + "/", "\u0661" * 36])
+def test_a_vms_id_is_a_uuid_and_nothing_more(vm_id: str) -> None:
+    with pytest.raises(BadRequest, match="not a UUID"):
+        vnic.parse_vm_id(vm_id)
+
+
 @given(st.dictionaries(st.sampled_from(vnic.PROPERTIES), st.text()), st.text(), st.text())
 def test_any_properties_make_a_vnic_or_a_clear_refusal(
     properties: dict[str, str], mac: str, mtu: str

@@ -7,17 +7,24 @@ from hypothesis import strategies as st
 
 from vif_driver import wire
 from vif_driver.errors import BadRequest
-from vif_driver.vnic import PROPERTIES
+from vif_driver.vnic import LAUNCH_FLAGS, PROPERTIES
 from vif_driver.wire import Reply, Request
 
+KNOWN = (*PROPERTIES, LAUNCH_FLAGS)
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 REQUESTS = st.builds(
     Request,
     event=st.from_regex(r"[a-z][a-z_]{0,39}", fullmatch=True),
-    properties=st.dictionaries(st.sampled_from(PROPERTIES), VALUES),
+    properties=st.dictionaries(st.sampled_from(KNOWN), VALUES),
     data=st.binary(),
 )
-REPLIES = st.builds(Reply, status=st.integers(0, 2), message=VALUES, data=st.none() | st.binary())
+REPLIES = st.builds(
+    Reply,
+    status=st.integers(0, 2),
+    message=VALUES,
+    data=st.none() | st.binary(),
+    launch_flags=st.integers(0, 2**31 - 1),
+)
 
 
 def decode_request(frame: bytes) -> Request:
@@ -88,7 +95,7 @@ def test_any_properties_are_understood_or_refused(block: bytes) -> None:
     except BadRequest as refusal:
         assert refusal.remedy
     else:
-        assert set(properties) <= set(PROPERTIES)
+        assert set(properties) <= set(KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +107,34 @@ def test_any_properties_are_understood_or_refused(block: bytes) -> None:
         b"vnic_id=1\0vnic_id=2\0",
         b"vnic_id=\xff\0",
         b"=\0",
+        b"launch_flags=0\0launch_flags=1\0",
     ],
 )
 def test_properties_outside_the_grammar_are_refused(block: bytes) -> None:
     with pytest.raises(BadRequest):
         wire.parse_properties(block)
+
+
+def test_the_flags_of_a_vms_start_are_a_property_like_those_of_the_vnic() -> None:
+    assert wire.parse_properties(b"vnic_id=1\0launch_flags=4\0") == {
+        "vnic_id": "1",
+        "launch_flags": "4",
+    }
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"vif1 0 0 -\n",
+        b"vif1 0 0 - x\n",
+        b"vif1 0 0 - 1 1\n",
+        b"vif2 0 0 - 1\n",
+        b"vif1 0 0 - 1",
+        b"vif1 0 0 - 1\nmore",
+        b"vif1 0 1 - 0\n\xff",
+    ],
+)
+def test_a_reply_outside_the_grammar_is_refused(frame: bytes) -> None:
+    with pytest.raises(BadRequest, match="cannot be understood"):
+        wire.decode_reply(frame)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -12,18 +13,26 @@ import signal
 import sys
 from pathlib import Path
 
-from vif_driver import __version__, config, wire
-from vif_driver.agent import server
+from vif_driver import __version__, attachments, config, wire
+from vif_driver.agent import server, service_manager
+from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.errors import Unavailable, VifError
 from vif_driver.events import Events
-from vif_driver.host import Host
+from vif_driver.host import Host, starts
+from vif_driver.host.domains import Domains
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb
+from vif_driver.host.starts import Starts
+from vif_driver.journal import JournalHandler
 
 log = logging.getLogger(__name__)
 
 #: What ``vifctl status`` asks; every other request is a VDSM event.
 STATUS = "status"
+
+# Seconds that the answer to a VM's start takes beyond the deadline of its vNICs, for telling what
+# is wrong and for libvirt.
+_RESUME_TIME = 30.0
 
 
 class Agent:
@@ -31,14 +40,21 @@ class Agent:
 
     Args:
         settings: the configuration.
-        ovsdb: Open vSwitch's database.
         links: network devices.
+        ovsdb: Open vSwitch's database; None on a host without.
+        domains: libvirt's VMs.
     """
 
-    def __init__(self, settings: config.Config, ovsdb: Ovsdb | None, links: Links) -> None:
+    def __init__(
+        self, settings: config.Config, links: Links, ovsdb: Ovsdb | None, domains: Domains
+    ) -> None:
+        host, pending = Host(links=links, ovsdb=ovsdb, domains=domains), Starts()
+        self._host = host
         self._settings = settings
         self._ovsdb = ovsdb
-        self._events = Events(settings, Host(links=links, ovsdb=ovsdb))
+        self._domains = domains
+        self.readiness = Readiness(settings, host, domains, pending)
+        self._events = Events(settings, host, pending, self.readiness)
         self._answered = 0
         self._failed = 0
 
@@ -68,8 +84,20 @@ class Agent:
             "integration_bridge_exists": ovsdb is not None
             and connected
             and ovsdb.has_bridge(bridge),
+            "libvirt_connected": self._domains.connected,
             "events_answered": self._answered,
             "events_failed": self._failed,
+            "waiting": [self._describe(waiting) for waiting in self.readiness.waiting],
+        }
+
+    def _describe(self, waiting: Waiting) -> dict[str, object]:
+        ways = attachments.found(waiting.vnic, self._settings, self._host)
+        return {
+            "vnic_id": waiting.vnic.id,
+            "vm_id": waiting.vnic.vm_id,
+            "attachment": ways[0].name if ways else None,
+            "for": waiting.purpose,
+            "seconds": round(asyncio.get_running_loop().time() - waiting.begun, 1),
         }
 
 
@@ -79,25 +107,55 @@ async def run(settings: config.Config) -> None:
     Raises:
         VifError: the agent cannot start.
     """
-    ovsdb, links = _open_ovsdb(), Links()
     callers = server.callers_of_this_host()
-    path = Path(wire.SOCKET)
-    path.parent.mkdir(exist_ok=True)
-    # Whatever the umask is: VDSM's user has to get through.
-    path.parent.chmod(0o755)
-    with server.listen(path, callers) as listener:
-        service = server.Server(Agent(settings, ovsdb, links), callers)
-        serving = asyncio.ensure_future(service.serve(listener))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-        log.info("vif-agent %s serves on %s", __version__, path)
-        try:
+    listener = service_manager.listener()
+    if listener is None:
+        _make_folders(callers)
+        listener = server.listen(Path(wire.SOCKET), callers)
+    ovsdb, links, domains = _open_ovsdb(), Links(), Domains()
+    with listener:
+        agent = Agent(settings, links, ovsdb, domains)
+        domains.watch()
+        agent.readiness.recover()
+        patience = {"after_vm_start": settings.start_deadline + _RESUME_TIME}
+        serving = asyncio.ensure_future(server.Server(agent, callers, patience).serve(listener))
+        watchdog = asyncio.ensure_future(service_manager.feed_watchdog())
+        log.info("vif-agent %s serves on %s", __version__, wire.SOCKET)
+        service_manager.notify("READY=1")
+        await _until_told_to_end(serving)
+        service_manager.notify("STOPPING=1")
+        log.info("vif-agent ends")
+        watchdog.cancel()
+        serving.cancel()
+        # Those who wait for a VM to become ready are not to hold up the end: they ask the next
+        # agent, which finds the start where this one leaves it.
+        await agent.readiness.close()
+        with contextlib.suppress(asyncio.CancelledError):
             await serving
-        except asyncio.CancelledError:
-            log.info("vif-agent ends")
     if ovsdb is not None:
         ovsdb.replica.close()
+    await domains.close()
     await links.close()
+
+
+async def _until_told_to_end(serving: asyncio.Future[None]) -> None:
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    waiting = asyncio.ensure_future(told.wait())
+    await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()  # it ends by itself only by an error
+
+
+def _make_folders(callers: server.Callers) -> None:
+    """Make what systemd-tmpfiles makes where the agent is a service."""
+    for path in (Path(wire.SOCKET).parent, starts.FOLDER, starts.RELEASED):
+        path.mkdir(exist_ok=True)
+        # Whatever the umask is: VDSM's user has to get through.
+        path.chmod(0o755)
+    os.chown(starts.RELEASED, callers.owner, 0)
 
 
 def _open_ovsdb() -> Ovsdb | None:
@@ -120,14 +178,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="log every request")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if options.debug else logging.INFO,
-        format="%(levelname)s %(message)s",
-    )
+    _log(logging.DEBUG if options.debug else logging.INFO)
     try:
         asyncio.run(run(config.load()))
     except VifError as error:
         log.error("%s", error)
         return 1
     return 0
+
+
+def _log(level: int) -> None:
+    handler: logging.Handler
+    if service_manager.logs_to_journal():
+        handler = JournalHandler()
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])

@@ -17,21 +17,22 @@ import pwd
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from vif_driver import vnic, wire
+from vif_driver import wire
 from vif_driver.errors import BadRequest, VifError, one_line
-from vif_driver.events import failure
+from vif_driver.events import describe, failure
 
 log = logging.getLogger(__name__)
 
 #: The user that VDSM runs hooks as.
 VDSM_USER = "vdsm"
 
-#: Connections served at once.  A host that starts fifty VMs of several vNICs each stays below;
-#: who comes beyond waits in the kernel's queue.
-MAX_CONNECTIONS = 128
+#: Connections served at once.  A host whose VMs all start at once, each of them waiting for its
+#: vNICs, stays below; who comes beyond waits in the kernel's queue.
+MAX_CONNECTIONS = 512
 
 #: Callers that wait in the kernel's queue; beyond it a blocking connect waits as well.
 BACKLOG = 1024
@@ -77,11 +78,15 @@ class Server:
     Args:
         service: answers the requests.
         callers: who may ask.
+        patience: seconds for answers that may take longer than others, by the event.
     """
 
-    def __init__(self, service: Service, callers: Callers) -> None:
+    def __init__(
+        self, service: Service, callers: Callers, patience: Mapping[str, float] | None = None
+    ) -> None:
         self._service = service
         self._callers = callers
+        self._patience = patience or {}
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -100,7 +105,8 @@ class Server:
                 self._serving.add(task)
                 task.add_done_callback(self._finished)
         finally:
-            # Whoever knocks from now on is to find that there is no agent, and help himself.
+            # Whoever knocks from now on is to find that there is no agent, and help himself; or
+            # to wait for the next one, if systemd keeps the socket open.
             listener.close()
             if self._serving:
                 await asyncio.wait(self._serving, timeout=ANSWER_TIMEOUT)
@@ -138,11 +144,12 @@ class Server:
         if _hung_up(connection):
             log.warning("%s: the caller is gone already", request.event)
             return
+        patience = self._patience.get(request.event, ANSWER_TIMEOUT)
         try:
-            reply = await asyncio.wait_for(self._service.handle(request), ANSWER_TIMEOUT)
+            reply = await asyncio.wait_for(self._service.handle(request), patience)
         except asyncio.TimeoutError:
-            subject = f"{request.event}: {vnic.describe(request.properties)}"
-            why = f"not done within {ANSWER_TIMEOUT:g} s; see journalctl -u vif-agent"
+            subject = f"{request.event}: {describe(request)}"
+            why = f"not done within {patience:g} s; see journalctl -u vif-agent"
             log.error("%s", one_line(f"{subject}: {why}"))
             reply = failure(request.event, f"{subject}: {why}")
         if not await _send(connection, reply) and reply.status == 0:

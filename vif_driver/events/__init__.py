@@ -8,14 +8,19 @@ and shows the user what the last hook wrote to stderr; of ``after_*`` events it 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from vif_driver import vnic
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, NotAnInterface, VifError, one_line
 from vif_driver.events.nic import NicEvents
+from vif_driver.events.vm import Readiness, VmEvents
 from vif_driver.host import Host
+from vif_driver.host.starts import Starts
+from vif_driver.journal import about
 from vif_driver.wire import Reply, Request
 
 log = logging.getLogger(__name__)
@@ -25,6 +30,7 @@ _Handler = Callable[[Request], Awaitable[Reply]]
 #: A hook is installed for each of these.
 NAMES: tuple[str, ...] = (
     "before_device_create",
+    "after_vm_start",
     "before_nic_hotplug",
     "after_nic_hotplug",
     "after_nic_hotplug_fail",
@@ -44,12 +50,22 @@ class Events:
     Args:
         config: the configuration.
         host: what this process may use.
+        starts: the VMs that are being started.
+        readiness: who waits until vNICs work; None without the agent, when nobody does.
     """
 
-    def __init__(self, config: Config, host: Host) -> None:
-        nic = self._nic = NicEvents(config, host)
+    def __init__(
+        self,
+        config: Config,
+        host: Host,
+        starts: Starts | None = None,
+        readiness: Readiness | None = None,
+    ) -> None:
+        starts = starts or Starts()
+        nic = self._nic = NicEvents(config, host, starts, readiness)
         self._handlers: dict[str, _Handler] = {
-            "before_device_create": nic.plug,
+            "before_device_create": nic.create,
+            "after_vm_start": VmEvents(host, starts, readiness).started,
             "before_nic_hotplug": nic.plug,
             "after_nic_hotplug": nic.plugged,
             "after_nic_hotplug_fail": nic.unplugged,
@@ -61,7 +77,7 @@ class Events:
 
     async def handle(self, request: Request) -> Reply:
         """Answer one event."""
-        subject = f"{request.event}: {vnic.describe(request.properties)}"
+        subject = f"{request.event}: {describe(request)}"
         try:
             handler = self._handlers.get(request.event)
             if handler is None:
@@ -73,10 +89,10 @@ class Events:
             # The VM's custom properties reach the hooks of all its devices.
             return Reply(message=one_line(f"vif-driver: {subject}: {error.what}; left alone"))
         except VifError as error:
-            log.error("%s", one_line(f"{subject}: {error}"))
+            log.error("%s", one_line(f"{subject}: {error}"), extra=_fields(request))
             return failure(request.event, f"{subject}: {error}")
         except Exception as error:  # whatever it is, the user gets one line and VDSM a status
-            log.exception("%s", one_line(f"{subject}: unexpected"))
+            log.exception("%s", one_line(f"{subject}: unexpected"), extra=_fields(request))
             return failure(
                 request.event,
                 f"{subject}: internal error ({type(error).__name__}: {error}); "
@@ -91,6 +107,24 @@ class Events:
             await self._nic.withdraw(request)
         except Exception as error:
             log.error("%s", one_line(f"{request.event}: could not be taken back: {error}"))
+
+
+def _fields(request: Request) -> dict[str, dict[str, str]]:
+    """Give what a log line about a request is about; what was not understood is left out."""
+    took = time.monotonic() - request.received
+    with contextlib.suppress(BadRequest):
+        return about(vnic.identify(request.properties), event=request.event, seconds=took)
+    with contextlib.suppress(BadRequest):
+        vm_id = vnic.parse_vm_id(request.properties.get("vmId"))
+        return about(vm=vm_id, event=request.event, seconds=took)
+    return about(event=request.event, seconds=took)
+
+
+def describe(request: Request) -> str:
+    """Name what an event is about, before it is known whether the request makes sense."""
+    if request.event == "after_vm_start":
+        return f"VM {request.properties.get('vmId') or 'without vmId'}"
+    return vnic.describe(request.properties)
 
 
 def failure(event: str, message: str) -> Reply:

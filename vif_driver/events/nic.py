@@ -5,19 +5,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import logging
+import re
+import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from vif_driver import attachments, vnic
+from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
-from vif_driver.errors import BadRequest, HostError, NotAnInterface, Unavailable, one_line
+from vif_driver.errors import BadRequest, HostError, NotAnInterface, one_line
+from vif_driver.events.vm import Readiness
 from vif_driver.host import Host
+from vif_driver.host.starts import Start, Starts
 from vif_driver.interface_xml import Connection, Interface
+from vif_driver.journal import about
 from vif_driver.vnic import Vnic, VnicIdentity
 from vif_driver.wire import Reply, Request
 
 log = logging.getLogger(__name__)
+
+#: Of libvirt's start flags (virDomainCreateFlags), the one that lets a VM stand still at first.
+START_PAUSED = 1
+
+# Seconds within which VDSM has libvirt start a VM, after it has asked about the first vNIC.
+_START_TIME = 120.0
+
+# Seconds after which what is known of a start is certainly not of this one: the host may be slow,
+# and a VM whose start was taken for a new one in the middle would stay paused.
+_FORGOTTEN = 3600.0
 
 
 class NicEvents:
@@ -26,29 +44,45 @@ class NicEvents:
     Args:
         config: the configuration.
         host: what this process may use.
+        starts: the VMs that are being started.
+        readiness: who waits until vNICs work; None without the agent.
     """
 
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(
+        self, config: Config, host: Host, starts: Starts, readiness: Readiness | None
+    ) -> None:
         self._config = config
         self._host = host
+        self._starts = starts
+        self._readiness = readiness
         # The last request that plugged, for as long as its caller waits for the answer.
         self._plugs: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
+    async def create(self, request: Request) -> Reply:
+        """before_device_create: plug, and have the VM stand still until its vNICs work."""
+        return await self._plug(request, self._begin)
+
     async def plug(self, request: Request) -> Reply:
-        """before_device_create, before_nic_hotplug: connect the XML and prepare the host."""
+        """before_nic_hotplug: connect the XML and prepare the host."""
+        return await self._plug(request, lambda _request, _subject: 0)
+
+    async def _plug(self, request: Request, begin: Callable[[Request, Vnic], int]) -> Reply:
         interface = Interface(request.data)
         subject = vnic.parse(request.properties, interface.mac, interface.mtu)
         attachment = attachments.choose(subject, self._config, self._host)
         dropped = interface.connect(attachment.connection(subject))
-        async with self._turn(subject):
+        async with self._turn(subject), Undo() as undo:
+            await self._require_unused(subject)
             await self._clear(subject)
             self._plugs[subject.tap] = request
+            undo.on_failure("start", functools.partial(self._forget, subject))
+            launch_flags = begin(request, subject)
             await attachment.prepare(subject)
         for what in dropped:
             self._log(request, subject, f"dropped {what}, which libvirt refuses on such a port")
         self._log(request, subject, f"prepared by {attachment.name}")
-        return Reply(data=interface.to_bytes())
+        return Reply(data=interface.to_bytes(), launch_flags=launch_flags)
 
     async def plugged(self, request: Request) -> Reply:
         """after_device_create, after_nic_hotplug: finish and check libvirt's work."""
@@ -62,12 +96,15 @@ class NicEvents:
                 )
             await found[0].finish(subject)
         self._log(request, subject, f"plugged by {found[0].name}")
+        if self._readiness is not None:
+            self._readiness.watch(subject)
         return Reply()
 
     async def unplugged(self, request: Request) -> Reply:
         """after_device_destroy, after_nic_hotunplug, after_nic_hotplug_fail: leave nothing."""
         subject = self._identify(request)
         async with self._turn(subject):
+            await self._forget(subject)
             for attachment in attachments.found(subject, self._config, self._host):
                 await attachment.release(subject)
         self._log(request, subject, "released")
@@ -78,6 +115,7 @@ class NicEvents:
         subject = vnic.identify(request.properties)
         async with self._turn(subject):
             if self._plugs.get(subject.tap) is request:
+                await self._forget(subject)
                 for attachment in attachments.found(subject, self._config, self._host):
                     await attachment.release(subject)
 
@@ -97,6 +135,76 @@ class NicEvents:
         interface.connect(live or self._likely_connection(subject))
         self._log(request, subject, "connection kept")
         return Reply(data=interface.to_bytes())
+
+    def _begin(self, request: Request, subject: Vnic) -> int:
+        """Remember that the VM is being started with the vNIC; give the launch flags it needs.
+
+        Raises:
+            HostError: it cannot be remembered.
+        """
+        if self._readiness is None or subject.vm_id is None:
+            return 0
+        start = self._starts.get(subject.vm_id)
+        if (
+            start is None
+            or start.started
+            or start.age > _FORGOTTEN
+            or not _continues(start, subject)
+        ):
+            start = Start(subject.vm_id, resume=self._may_pause(request))
+        if not start.has(subject):
+            identity = VnicIdentity(subject.id, subject.plugin, subject.vm_id)
+            start = dataclasses.replace(start, vnics=(*start.vnics, identity))
+        self._starts.put(start)
+        return START_PAUSED if start.resume else 0
+
+    def _may_pause(self, request: Request) -> bool:
+        """Tell whether it is for us to have a VM wait, by the first request of its start."""
+        flags = request.properties.get(vnic.LAUNCH_FLAGS)
+        if flags is None or not self._config.start_deadline:
+            return False
+        # They are still as VDSM wrote them: paused is what somebody else wants.
+        return not _parse_flags(flags) & START_PAUSED
+
+    async def _forget(self, subject: VnicIdentity) -> None:
+        """Take a vNIC that is gone off the start of its VM."""
+        if self._readiness is None:
+            return
+        try:
+            self._readiness.unplugged(subject)
+        except HostError as error:
+            # What is left of the vNIC is to go all the same.
+            log.error("%s: %s", subject, error, extra=about(subject))
+
+    async def _require_unused(self, subject: Vnic) -> None:
+        """Make sure that no other VM of this host has the vNIC.
+
+        Raises:
+            HostError: one has.
+        """
+        for start in self._starts.all():
+            if start.age > _FORGOTTEN and await self._is_gone(start.vm_id):
+                self._starts.forget(start.vm_id)
+            elif start.vm_id == subject.vm_id or not start.has(subject):
+                continue
+            elif start.age < _START_TIME or await self._is_gone(start.vm_id) is False:
+                raise _used_by(start.vm_id, "is being started")
+        identity = VnicIdentity(subject.id, subject.plugin, vm_id=None)
+        for attachment in attachments.found(identity, self._config, self._host):
+            user = await attachment.user(identity)
+            if user not in (None, subject.vm_id):
+                raise _used_by(str(user), "runs")
+
+    async def _is_gone(self, vm_id: str) -> bool | None:
+        """Tell whether libvirt has no such VM; None if it doesn't say."""
+        domains = self._host.domains
+        if domains is None:
+            return None
+        try:
+            return await domains.state(vm_id) is None
+        except HostError as error:
+            log.warning("VM %s: %s", vm_id, error)
+            return None
 
     async def _clear(self, subject: Vnic) -> None:
         """Remove what an earlier plug of the vNIC left, in whatever VM and by whatever way.
@@ -130,13 +238,14 @@ class NicEvents:
 
     async def _live_connection(self, subject: VnicIdentity, mac: str) -> Connection | None:
         """Give the connection of the running interface if it is this vNIC's."""
-        from vif_driver.host import domains  # heavy, and only this event needs it
+        from vif_driver.host.domains import Domains  # heavy, and only this event needs it
 
         if subject.vm_id is None:
             return None
+        domains = self._host.domains or Domains(read_only=True)
         try:
             xml = await domains.interface_xml(subject.vm_id, mac)
-        except Unavailable as error:
+        except HostError as error:
             log.warning("%s: %s; taking the vNIC for one that this driver plugged", subject, error)
             return None
         try:
@@ -161,7 +270,9 @@ class NicEvents:
 
     @staticmethod
     def _log(request: Request, subject: VnicIdentity, what: str) -> None:
-        log.info("%s", one_line(f"{subject}: {request.event}: {what}"))
+        took = time.monotonic() - request.received
+        extra = about(subject, event=request.event, seconds=took)
+        log.info("%s", one_line(f"{subject}: {request.event}: {what}"), extra=extra)
 
     @contextlib.asynccontextmanager
     async def _turn(self, subject: VnicIdentity) -> AsyncIterator[None]:
@@ -169,3 +280,25 @@ class NicEvents:
         lock = self._turns.setdefault(subject.tap, asyncio.Lock())
         async with lock:
             yield
+
+
+def _continues(start: Start, subject: Vnic) -> bool:
+    """Tell whether a vNIC belongs to a start that is known, or begins another one.
+
+    VDSM asks about each vNIC once.  A hook asks again if the agent ended before it replied: about
+    the last one, then.  Of a start with no other vNIC nothing is lost by beginning anew.
+    """
+    return not start.has(subject) or (len(start.vnics) > 1 and start.vnics[-1].id == subject.id)
+
+
+def _parse_flags(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", text):
+        raise BadRequest(f"the launch flags {text!r} are no number", "start the VM through VDSM")
+    return int(text)
+
+
+def _used_by(vm_id: str, does: str) -> HostError:
+    return HostError(
+        f"the vNIC is already that of VM {vm_id}, which {does} on this host",
+        "stop that VM, or give this one a vNIC of its own: no two may have one vnic_id",
+    )

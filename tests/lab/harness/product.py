@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from .command import run_command
 from .hypervisor import Hypervisor
 from .machine import PROJECT
 from .service import Service
+from .systemd_hypervisor import SystemdHypervisor
+from .unit import Unit
 
 AGENT = "/usr/sbin/vif-agent"
 SOCKET = "/run/vif-driver/agent.sock"
 RUNTIME = "/run/vif-driver"
+LOG = "/var/log/vif-agent.log"
+SERVICE = "vif-agent.service"
+SOCKET_UNIT = "vif-agent.socket"
 PATHS = {"PREFIX": "/usr"}
 _BUILDING = threading.Lock()
 
@@ -36,6 +42,13 @@ def install_into(directory: Path, python: Path | None = None) -> None:
     run_command("here", command, timeout=120)
 
 
+def install_on(host: Hypervisor) -> None:
+    """Install the checkout's state into the host; its disk keeps it over power cuts."""
+    own = host.interpreter
+    with _BUILDING:  # setup.py builds in one place
+        install_into(host.path("/"), None if own is None else own.executable)
+
+
 class Product:
     """The product on one host.
 
@@ -52,15 +65,13 @@ class Product:
             host,
             "vif-agent",
             [AGENT],
-            log="/var/log/vif-agent.log",
+            log=LOG,
             ready=lambda: host.exists(SOCKET),
         )
 
     def install(self) -> None:
-        """Install the checkout's state into the host; its disk keeps it over power cuts."""
-        own = self.host.interpreter
-        with _BUILDING:  # setup.py builds in one place
-            install_into(self.host.path("/"), None if own is None else own.executable)
+        """Install it; see :func:`install_on`."""
+        install_on(self.host)
 
     def start(self) -> None:
         """Start the daemon; returns when its socket is there."""
@@ -79,5 +90,49 @@ class Product:
 
     def log(self, tail: int | None = None) -> str:
         """What the daemon has written, or its last ``tail`` characters."""
-        text = self.host.read(self.agent.log)
+        text = self.host.read(LOG)
+        return text if tail is None else text[-tail:]
+
+
+class SystemdProduct:
+    """The product on a host whose pid 1 is systemd: its daemon is the unit that it comes with.
+
+    Args:
+        host: where.
+
+    Attributes:
+        agent: the daemon.
+    """
+
+    def __init__(self, host: SystemdHypervisor) -> None:
+        self.host = host
+        self.agent = Unit(host, SERVICE, sockets=[SOCKET_UNIT])
+
+    def install(self) -> None:
+        """Install the checkout's state, as a package does: with its user, folders and units."""
+        install_on(self.host)
+        self.host.run(["systemd-sysusers"])
+        self.host.run(["systemd-tmpfiles", "--create", "vif-driver.conf"])
+        self.host.run(["systemctl", "daemon-reload"])
+        self.host.run(["systemctl", "enable", SERVICE])
+
+    def start(self) -> None:
+        """Start socket and daemon; returns when it serves."""
+        self.agent.start()
+
+    def stop(self) -> None:
+        """Stop socket and daemon."""
+        self.agent.stop()
+
+    def kill(self) -> None:
+        """Kill the daemon; systemd brings it back."""
+        self.agent.kill()
+
+    def journal(self, *arguments: str, **fields: str) -> list[dict[str, Any]]:
+        """The daemon's entries in the journal; see :meth:`SystemdHypervisor.journal`."""
+        return self.host.journal(*arguments, _SYSTEMD_UNIT=SERVICE, **fields)
+
+    def log(self, tail: int | None = None) -> str:
+        """What the daemon has logged since the host was booted."""
+        text = "".join(f"{entry['MESSAGE']}\n" for entry in self.journal())
         return text if tail is None else text[-tail:]

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Waiting for the kernel's word, with real devices in a network namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from vif_driver.host import kernel, link_events
+from vif_driver.host.links import Links
+
+from . import own_sysfs
+from .conftest import RunInNamespace
+
+GROUP = 5
+
+InNamespace = Callable[[Callable[[Links], Awaitable[Any]]], Any]
+
+
+@pytest.fixture
+def with_links(in_network_namespace: RunInNamespace) -> InNamespace:
+    """Run a scenario in a network namespace with nothing but a loopback device."""
+
+    def run(scenario: Callable[[Links], Awaitable[Any]]) -> Any:
+        async def body() -> Any:
+            own_sysfs.mount()
+            links = Links()
+            await links.all()
+            try:
+                # Far below the time after which a wait looks for the last time.
+                return await asyncio.wait_for(scenario(links), 5)
+            finally:
+                await links.close()
+
+        return in_network_namespace(body)
+
+    return run
+
+
+def begin(condition: Callable[[], bool], timeout: float = 60.0) -> asyncio.Task[bool]:
+    return asyncio.get_running_loop().create_task(link_events.wait(condition, timeout))
+
+
+def test_what_holds_already_is_not_waited_for(with_links: InNamespace) -> None:
+    async def scenario(_links: Links) -> bool:
+        return await link_events.wait(lambda: True, 0.0)
+
+    assert with_links(scenario) is True
+
+
+def test_a_device_that_appears_ends_the_wait(with_links: InNamespace) -> None:
+    async def scenario(links: Links) -> bool:
+        waiting = begin(lambda: kernel.has_device("br0"))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await links.add_bridge("br0", GROUP)
+        return await waiting
+
+    assert with_links(scenario) is True
+
+
+def test_a_device_that_gets_on_a_bridge_ends_the_wait(with_links: InNamespace) -> None:
+    async def scenario(links: Links) -> bool:
+        await links.add_bridge("br0", GROUP)
+        await links.add_veth("tap0", "far0", GROUP)
+        waiting = begin(lambda: kernel.master("tap0") == "br0")
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await links.change("tap0", master="br0")
+        return await waiting
+
+    assert with_links(scenario) is True
+
+
+def test_a_device_that_disappears_ends_the_wait(with_links: InNamespace) -> None:
+    async def scenario(links: Links) -> bool:
+        await links.add_bridge("br0", GROUP)
+        waiting = begin(lambda: not kernel.has_device("br0"))
+        await asyncio.sleep(0.02)
+        await links.delete("br0")
+        return await waiting
+
+    assert with_links(scenario) is True
+
+
+def test_other_devices_do_not_end_the_wait(with_links: InNamespace) -> None:
+    async def scenario(links: Links) -> bool:
+        waiting = begin(lambda: kernel.has_device("br0"), 0.2)
+        for number in range(5):
+            await links.add_bridge(f"other{number}", GROUP)
+        return await waiting
+
+    assert with_links(scenario) is False
+
+
+def test_time_that_runs_out_is_told(with_links: InNamespace) -> None:
+    async def scenario(_links: Links) -> tuple[bool, float]:
+        begun = time.monotonic()
+        return await link_events.wait(lambda: False, 0.1), time.monotonic() - begun
+
+    held, seconds = with_links(scenario)
+
+    assert held is False
+    assert 0.1 <= seconds < 1
+
+
+def test_nobody_is_woken_while_nothing_changes(with_links: InNamespace) -> None:
+    async def scenario(_links: Links) -> int:
+        asked = 0
+
+        def condition() -> bool:
+            nonlocal asked
+            asked += 1
+            return False
+
+        await link_events.wait(condition, 0.2)
+        return asked
+
+    assert with_links(scenario) <= 2
+
+
+def test_messages_that_were_lost_in_a_storm_do_not_lose_the_event(
+    with_links: InNamespace,
+) -> None:
+    async def scenario(links: Links) -> bool:
+        waiting = begin(lambda: kernel.has_device("late0"))
+        await asyncio.sleep(0.02)
+        # While the loop is busy, more messages come than the socket's buffer holds.
+        storm = "".join(f"link add s{number} type veth peer t{number}\n" for number in range(150))
+        _ip_batch(storm + "link add late0 type bridge\n")
+        return await waiting
+
+    assert with_links(scenario) is True
+
+
+def test_any_number_may_wait_and_each_takes_its_descriptor_back(with_links: InNamespace) -> None:
+    async def scenario(links: Links) -> tuple[list[bool], bool]:
+        before = len(os.listdir("/proc/self/fd"))
+        waiting = [begin(lambda: kernel.has_device("br0")) for _ in range(50)]
+        await asyncio.sleep(0.02)
+        await links.add_bridge("br0", GROUP)
+        held = await asyncio.gather(*waiting)
+        return held, len(os.listdir("/proc/self/fd")) == before
+
+    assert with_links(scenario) == ([True] * 50, True)
+
+
+def test_a_wait_that_is_cancelled_leaves_nothing_open(with_links: InNamespace) -> None:
+    async def scenario(_links: Links) -> bool:
+        before = len(os.listdir("/proc/self/fd"))
+        waiting = begin(lambda: False)
+        await asyncio.sleep(0.02)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        return len(os.listdir("/proc/self/fd")) == before
+
+    assert with_links(scenario) is True
+
+
+def _ip_batch(commands: str) -> None:
+    subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The files that say which VMs are being started."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vif_driver.errors import HostError
+from vif_driver.host.starts import Start, Starts, uptime
+from vif_driver.vnic import Plugin, VnicIdentity
+
+from .conftest import VM_ID, VNIC_ID
+
+VNIC = VnicIdentity(VNIC_ID, Plugin.OVIRT_PROVIDER_OVN, VM_ID)
+START = Start(VM_ID, (VNIC,))
+
+UUIDS = st.uuids().map(str)
+VMS = st.shared(UUIDS, key="vm")
+STARTS = st.builds(
+    Start,
+    vm_id=VMS,
+    vnics=st.lists(st.builds(VnicIdentity, UUIDS, st.sampled_from(Plugin), VMS), max_size=4).map(
+        tuple
+    ),
+    resume=st.booleans(),
+    started=st.booleans(),
+    token=st.text("0123456789abcdef", min_size=32, max_size=32),
+    since=st.floats(0, 1e9),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of the files, as systemd-tmpfiles makes it."""
+    path = tmp_path / "starting"
+    path.mkdir(mode=0o755)
+    return path
+
+
+@pytest.fixture
+def starts(folder: Path) -> Starts:
+    """No start yet."""
+    released = folder.with_name("released")
+    released.mkdir()
+    return Starts(folder, released)
+
+
+@pytest.fixture
+def narrow_umask() -> Iterator[None]:
+    """What systemd's UMask=0077 gives a service."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    path = folder / VM_ID
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_vm_of_which_nothing_is_known_is_not_being_started(starts: Starts) -> None:
+    assert starts.get(VM_ID) is None
+    assert starts.all() == []
+
+
+def test_without_a_folder_nothing_is_being_started(tmp_path: Path) -> None:
+    starts = Starts(tmp_path / "none", tmp_path / "none")
+
+    assert starts.get(VM_ID) is None
+    assert starts.all() == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(STARTS)
+def test_a_start_is_read_as_it_was_written(starts: Starts, start: Start) -> None:
+    starts.put(start)
+
+    assert starts.get(start.vm_id) == start
+    assert start in starts.all()
+
+
+def test_another_process_reads_it(starts: Starts, folder: Path) -> None:
+    starts.put(START)
+
+    assert Starts(folder, folder.with_name("released")).all() == [START]
+
+
+def test_a_vm_has_one_start_the_latest(starts: Starts) -> None:
+    latest = Start(VM_ID, started=True)
+    starts.put(START)
+
+    starts.put(latest)
+
+    assert starts.all() == [latest]
+
+
+def test_every_start_has_a_token_of_its_own() -> None:
+    assert Start(VM_ID).token != Start(VM_ID).token
+
+
+def test_a_start_knows_its_vnics_by_their_id() -> None:
+    other = VnicIdentity(VM_ID, Plugin.OVIRT_PROVIDER_OVN, VM_ID)
+    elsewhere = VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, None)
+
+    assert START.has(elsewhere)
+    assert not START.has(other)
+
+
+def test_a_start_that_began_a_minute_ago_is_a_minute_old() -> None:
+    assert Start(VM_ID, since=uptime() - 60).age == pytest.approx(60, abs=1)
+
+
+def test_what_is_forgotten_is_gone_and_may_be_forgotten_again(starts: Starts) -> None:
+    starts.put(START)
+
+    starts.forget(VM_ID)
+    starts.forget(VM_ID)
+
+    assert starts.all() == []
+
+
+def test_a_start_that_was_dealt_with_without_the_agent_is_not_found(starts: Starts) -> None:
+    starts.put(START)
+
+    starts.release(START)
+
+    assert starts.get(VM_ID) is None
+    assert starts.all() == []
+
+
+def test_a_later_start_of_a_vm_that_was_dealt_with_is_found(starts: Starts) -> None:
+    again = Start(VM_ID)
+    starts.put(START)
+    starts.release(START)
+
+    starts.put(again)
+
+    assert starts.all() == [again]
+
+
+def test_a_note_that_cannot_be_made_is_told(folder: Path) -> None:
+    starts = Starts(folder, folder.with_name("none"))
+
+    with pytest.raises(HostError, match=r"cannot be made .*; restart vif-agent"):
+        starts.release(START)
+
+
+def test_a_start_that_cannot_be_written_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the folder's place")
+
+    with pytest.raises(HostError, match="would not be resumed; see that /run has space"):
+        Starts(tmp_path / "file", tmp_path).put(START)
+
+
+@pytest.mark.usefixtures("narrow_umask")
+def test_everybody_may_read_a_start_whatever_the_umask_is(starts: Starts, folder: Path) -> None:
+    starts.put(START)
+
+    assert stat.S_IMODE((folder / VM_ID).stat().st_mode) == 0o644
+
+
+@pytest.mark.usefixtures("narrow_umask")
+def test_everybody_may_look_into_a_folder_that_had_to_be_made(tmp_path: Path) -> None:
+    starts = Starts(tmp_path / "starting", tmp_path / "released")
+
+    starts.put(START)
+
+    assert stat.S_IMODE((tmp_path / "starting").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"token": "',
+    ],
+)
+def test_a_damaged_file_is_disregarded_and_logged(
+    starts: Starts, folder: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (folder / VM_ID).write_bytes(content)
+
+    assert starts.get(VM_ID) is None
+    assert starts.all() == []
+    assert f"{folder / VM_ID} is not understood" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token": "../../etc/passwd"},
+        {"token": "0" * 31},
+        {"token": "0" * 32 + "\n"},
+        {"token": 5},
+        {"vnics": None},
+        {"vnics": [{"id": "eth0", "plugin": "OPEN_VSWITCH"}]},
+        {"vnics": [{"id": VNIC_ID, "plugin": "NSX"}]},
+        {"vnics": [{"plugin": "OPEN_VSWITCH"}]},
+        {"vnics": ["tap0"]},
+        {"since": "yesterday"},
+        {"since": None},
+    ],
+)
+def test_a_file_with_something_foreign_in_it_is_disregarded_and_logged(
+    starts: Starts, folder: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any]
+) -> None:
+    starts.put(START)
+    rewrite(folder, **changes)
+
+    assert starts.get(VM_ID) is None
+    assert "is not understood" in caplog.text
+
+
+@pytest.mark.parametrize("resume", ["true", 1, None])
+def test_in_doubt_a_vm_is_not_ours_to_resume(starts: Starts, folder: Path, resume: object) -> None:
+    starts.put(START)
+    rewrite(folder, resume=resume)
+
+    start = starts.get(VM_ID)
+
+    assert start is not None and start.resume is False
+
+
+@pytest.mark.parametrize("name", [f".{VM_ID}", VM_ID.upper(), f"{VM_ID}.rpmsave", "README"])
+def test_a_file_whose_name_is_no_vms_id_is_no_start(
+    starts: Starts, folder: Path, name: str
+) -> None:
+    starts.put(START)
+
+    (folder / VM_ID).rename(folder / name)
+
+    assert starts.all() == []
+
+
+def test_a_damaged_file_hides_no_other(starts: Starts, folder: Path) -> None:
+    starts.put(START)
+    (folder / VNIC_ID).write_text("nonsense")
+    (folder / VNIC_ID.replace("3c", "3d")).mkdir()
+
+    assert starts.all() == [START]
