@@ -15,7 +15,9 @@ from typing import Any
 from tests.lab.harness.hypervisor import VDSM_USER, Hypervisor
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
+from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import Product
+from tests.lab.harness.vdsm import Vdsm
 from tests.lab.harness.vdsm_hooks import ENVIRONMENT, HOOKS
 
 PYTHON = "/usr/bin/python3"
@@ -62,8 +64,9 @@ class Run:
 class Bench:
     """One run of the bench; a context manager.
 
-    The host is made when the first figure asks for it.  Its Open vSwitch is real; libvirt and
-    ovn-controller, which no hook waits for, are left out for the sake of a quiet computer.
+    Hosts are made when the first figure asks for them.  :attr:`host` has Open vSwitch alone:
+    libvirt and ovn-controller, which no hook waits for, are left out for the sake of a quiet
+    computer.  :attr:`ovn_lab` has everything.
     """
 
     def __init__(self) -> None:
@@ -71,6 +74,7 @@ class Bench:
         self._lab: Lab | None = None
         self._product: Product | None = None
         self._arguments: tuple[str, ...] | None = None
+        self._ovn: tuple[Lab, Product, Network, Vdsm] | None = None
         #: For figures that come from one measurement: what that gave, by a name of its own.
         self.shared: dict[str, Any] = {}
 
@@ -106,6 +110,36 @@ class Bench:
     def host(self) -> Hypervisor:
         """The host."""
         return self.product.host
+
+    def _ovn_host(self) -> tuple[Lab, Product, Network, Vdsm]:
+        if self._ovn is None:
+            lab = self._stack.enter_context(Lab(hypervisors=1))
+            product = Product(lab.hosts[0])
+            product.install()
+            product.start()
+            network = lab.central.add_network("net1", "10.0.0.0/24")
+            self._ovn = lab, product, network, Vdsm(lab.hosts[0])
+        return self._ovn
+
+    @property
+    def ovn_lab(self) -> Lab:
+        """A lab of one hypervisor with OVN, libvirt and the agent running."""
+        return self._ovn_host()[0]
+
+    @property
+    def ovn_product(self) -> Product:
+        """The product on that hypervisor."""
+        return self._ovn_host()[1]
+
+    @property
+    def network(self) -> Network:
+        """A logical switch of that lab."""
+        return self._ovn_host()[2]
+
+    @property
+    def vdsm(self) -> Vdsm:
+        """VDSM of that hypervisor."""
+        return self._ovn_host()[3]
 
     def agent(self, *arguments: str) -> Product:
         """Have the agent running with just these arguments."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.bench import hooks, load, rewriting
+from tests.bench import hooks, load, readiness, resources, rewriting
 from tests.bench.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -14,4 +14,10 @@ FIGURES: tuple[Figure, ...] = (
     Figure("hooks_at_once", "failures", 0, load.hooks_at_once),
     Figure("agent_request_median", "ms", None, load.request_median),
     Figure("agent_request_p99", "ms", None, load.request_p99),
+    Figure("resume_after_ready", "ms", 30, readiness.after_ready),
+    Figure("start_to_running", "ratio", 1.1, readiness.start_to_running),
+    Figure("agent_memory", "MiB", 60, resources.memory),
+    Figure("agent_wake_ups", "1/min", 60, resources.wake_ups),
+    Figure("agent_idle_time", "ms/min", 10, resources.idle_time),
+    Figure("agent_start", "s", 1.0, resources.start_up),
 )

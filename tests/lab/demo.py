@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -17,12 +18,14 @@ from collections.abc import Callable
 from lxml import etree
 
 from tests.lab.demo_teller import Teller
+from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.guest import BOOT_TIMEOUT, Guest
 from tests.lab.harness.guest_image import guest_image
 from tests.lab.harness.hypervisor import INTEGRATION_BRIDGE, Hypervisor
 from tests.lab.harness.lab import LOGS, Lab, LeftBehind
 from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
+from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 
@@ -43,7 +46,8 @@ class Demo:
         lab: two hypervisors, ``hv1`` and ``hv2``, and OVN's central machine.
         products: of each hypervisor.
         vdsms: of each hypervisor.
-        vms: one on each hypervisor, once they were made.
+        network: the logical switch that the VMs are on.
+        vms: those that there are, one on each hypervisor to begin with.
         before: devices and Open vSwitch ports of each hypervisor, before there were VMs.
     """
 
@@ -52,6 +56,7 @@ class Demo:
         self.lab = lab
         self.products = [Product(host) for host in lab.hosts]
         self.vdsms = [Vdsm(host) for host in lab.hosts]
+        self.network: Network | None = None
         self.vms: list[Vm] = []
         self.before: list[set[str]] = []
 
@@ -76,7 +81,7 @@ def install(demo: Demo) -> None:
         for product in demo.products:
             product.start()
     with demo.teller.step("in OVN: network 10.0.0.0/24 with DHCP, a router, two ports"):
-        network = demo.lab.central.add_network("net1", "10.0.0.0/24")
+        network = demo.network = demo.lab.central.add_network("net1", "10.0.0.0/24")
         demo.lab.central.add_router("r1", [network])
         for number in (1, 2):
             mac = f"fa:16:3e:00:00:{number:02x}"
@@ -125,12 +130,38 @@ def ping(demo: Demo) -> None:
         raise Failed(f"no answer to the ping from {near.name} to {target}")
 
 
+def wait(demo: Demo) -> None:
+    """A VM runs when its port works: one whose port is late."""
+    vdsm, host = demo.vdsms[0], demo.lab.hosts[0]
+    vm = Vm("late", [Nic.ovn(str(uuid.uuid4()), "fa:16:3e:00:00:03")])
+    demo.vms.append(vm)
+    port = vm.nics[0].vnic_id
+    starting = threading.Thread(target=vdsm.create_vm, args=(vm,), daemon=True)
+    with demo.teller.step(f"start {vm.name} on {host.name}; OVN has no port of that id yet"):
+        starting.start()
+        record = f"/run/vif-driver/starting/{vm.id}"
+        wait_until(lambda: '"started": true' in host.read(record), 20, f"{vm.name} to wait")
+        demo.teller.show(f"libvirt: {vm.name} is {host.virsh('domstate', '--reason', vm.name)}")
+        demo.teller.show(host.run(["vifctl", "status"], check=False).stdout)
+    with demo.teller.step("the port is made"):
+        demo.lab.central.add_port(as_made(demo.network), port, vm.nics[0].mac)
+        starting.join()
+        demo.teller.show(f"libvirt: {vm.name} is {host.virsh('domstate', '--reason', vm.name)}")
+        told = demo.products[0].log().splitlines()
+        demo.teller.show("\n".join(line for line in told if vm.id in line and "after its" in line))
+    if vm.running.paused:
+        raise Failed(f"{vm.name} was not resumed")
+
+
 def look(demo: Demo) -> None:
     """What the host knows."""
     vm, host = demo.vms[0], demo.lab.hosts[0]
     nic = vm.nics[0]
     with demo.teller.step(f"vifctl status on {host.name}"):
         demo.teller.show(host.output(["vifctl", "status"]))
+    with demo.teller.step(f"vifctl list and vifctl trace on {host.name}"):
+        demo.teller.show(host.output(["vifctl", "list"]))
+        demo.teller.show(host.output(["vifctl", "trace", nic.vnic_id]))
     with demo.teller.step(f"Open vSwitch on {host.name}: interface {nic.tap}"):
         row = host.ovs.interface(nic.tap)
         if not row:
@@ -169,10 +200,17 @@ def clean_up(demo: Demo) -> None:
 
 
 #: Told in this order; the first line of each one's docstring is its heading.
-CHAPTERS: list[Callable[[Demo], None]] = [build, install, plug, boot, ping, look, clean_up]
+CHAPTERS: list[Callable[[Demo], None]] = [build, install, plug, boot, ping, wait, look, clean_up]
 
 
 # ---- helpers -------------------------------------------------------------------------------------
+
+
+def as_made(network: Network | None) -> Network:
+    """The network, which an earlier chapter made."""
+    if network is None:
+        raise Failed("there is no network")
+    return network
 
 
 def names(host: Hypervisor) -> set[str]:
