@@ -13,9 +13,9 @@ import dataclasses
 import logging
 import socket
 
-from vif_driver import config, vnic, wire
+from vif_driver import config, wire
 from vif_driver.errors import BadRequest, one_line
-from vif_driver.events import Events, failure
+from vif_driver.events import Events, describe, failure
 from vif_driver.host import Host
 
 
@@ -56,7 +56,7 @@ def _answer(header: bytes, read: wire.Read) -> wire.Reply:
         if len(properties) != properties_length or len(data) != data_length:
             raise BadRequest("the request is cut off", "repeat the operation")
         request = wire.Request(event, wire.parse_properties(properties), data)
-        subject = f"{event}: {vnic.describe(request.properties)}: "
+        subject = f"{event}: {describe(request)}: "
         return asyncio.run(Events(config.load(), Host()).handle(request))
     except Exception as error:
         return failure(event, f"{subject}{error}")

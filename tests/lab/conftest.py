@@ -57,6 +57,12 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
+def host(lab: Lab) -> Hypervisor:
+    """The first hypervisor."""
+    return lab.hosts[0]
+
+
+@pytest.fixture(scope="module")
 def network(lab: Lab) -> Network:
     """A logical switch with DHCP and a router."""
     made = lab.central.add_network("net1", "10.0.0.0/24")

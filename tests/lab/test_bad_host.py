@@ -27,12 +27,6 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor."""
-    return lab.hosts[0]
-
-
-@pytest.fixture(scope="module")
 def product(host: Hypervisor) -> Iterator[Product]:
     """The product on it, its agent running, for a Neutron that filters with iptables."""
     product = Product(host)

@@ -338,7 +338,7 @@ def test_a_vnic_that_a_running_vm_has_is_refused_to_another(vdsm: Vdsm, host: Hy
             vdsm.create_vm(other)
         vdsm.destroy_vm(other)
 
-        assert "still on the bridge" in refused.value.stderr
+        assert f"already that of VM {vm.id}, which runs" in refused.value.stderr
         assert ours(host) == before
 
 

@@ -40,12 +40,6 @@ def lab() -> Iterator[Lab]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor."""
-    return lab.hosts[0]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def product(host: Hypervisor, installed: list[Product]) -> Iterator[Product]:
     """The product on it, its agent running."""

@@ -38,12 +38,6 @@ def lab() -> Iterator[Lab]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor."""
-    return lab.hosts[0]
-
-
 @contextmanager
 def without(host: Hypervisor, path: str) -> Iterator[None]:
     """A host where a file of the product's isn't there."""

@@ -81,12 +81,6 @@ def lab() -> Iterator[Lab]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor."""
-    return lab.hosts[0]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def product(installed: list[Product]) -> Product:
     """The product on it; which agent runs is for the tests to say."""

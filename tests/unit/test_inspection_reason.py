@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """The likely reason: one clause, in time, whatever hangs or fails."""
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from vif_driver.vnic import Plugin, VnicIdentity
 
 from .conftest import VNIC_ID, OvsdbServer
 from .inspected_host import Devices, Vms, inspected
-from .traced_vnic import TAP, Fakes
-
-pytest_plugins = ["tests.unit.traced_vnic"]
+from .traced_vnic import TAP, Fakes, fakes, links, neutron_host, ovn_host  # noqa: F401
 
 VNIC = VnicIdentity(VNIC_ID, Plugin.OVIRT_PROVIDER_OVN, None)
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """The hops of an OVN vNIC's path: the first bad one names what is wrong."""
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ from vif_driver.vnic import Plugin, VnicIdentity
 
 from .conftest import MAC, VNIC_ID, OvsdbServer
 from .inspected_host import Devices, Vms, a_vm, inspected
-from .traced_vnic import REMOTE, TAP, Fakes, a_binding, a_running_vm, diagnosis
-
-pytest_plugins = ["tests.unit.traced_vnic"]
+from .traced_vnic import (  # noqa: F401
+    REMOTE,
+    TAP,
+    Fakes,
+    a_binding,
+    a_running_vm,
+    diagnosis,
+    fakes,
+    links,
+    ovn_host,
+)
 
 
 def test_of_a_vnic_that_works_only_the_tunnel_of_this_test_is_bad(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """The hops of a Neutron vNIC's path: the first bad one names what is wrong."""
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from vif_driver.inspection.vnics import find
 
 from .conftest import VNIC_ID, OvsdbServer
 from .inspected_host import Devices, Vms, a_vm, add_plugged, an_interface, inspected
-from .traced_vnic import SHORT, TAP, Fakes, a_running_vm, diagnosis
-
-pytest_plugins = ["tests.unit.traced_vnic"]
+from .traced_vnic import SHORT, TAP, Fakes, a_running_vm, diagnosis, fakes, links, neutron_host  # noqa: F401
 
 # ---- Open vSwitch, direct ------------------------------------------------------------------------
 

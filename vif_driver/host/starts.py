@@ -162,7 +162,7 @@ class Starts:
             return None
 
     def _is_released(self, start: Start) -> bool:
-        return (self._released / start.token).exists()
+        return os.path.lexists(self._released / start.token)
 
 
 def _encode(start: Start) -> bytes:

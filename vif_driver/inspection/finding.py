@@ -8,6 +8,9 @@ import enum
 
 from vif_driver.errors import Unavailable, VifError
 
+#: The remedy where a device or port of one vNIC is missing.
+PLUG_AGAIN = "unplug the vNIC and plug it again in the engine, or start the VM anew"
+
 
 class State(enum.Enum):
     """How a thing is."""

@@ -237,7 +237,11 @@ class Sight:
             Unavailable: Open vSwitch's database does not answer, or not this process.
         """
         running = await self.controller()
-        told = None if running is None else certificates.of_process(running.pid)
+        told = None
+        if running is not None and running.socket is not None:
+            # Its pid file tells it from any user's program of that name, which is not to say what
+            # files we open.
+            told = certificates.of_process(running.pid)
         if told is None:
             told = await self._of_host(
                 "ssl table",

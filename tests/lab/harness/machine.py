@@ -486,6 +486,8 @@ class Machine:
 
     def signal_process(self, pid: int, number: int) -> None:
         """Send a signal to the machine's process ``pid``; nothing happens if it has ended."""
+        if pid < 1:  # to kill(1) that would be the group that it is in itself, and so are we
+            raise ValueError(f"{self.name} has no process {pid}")
         self.run(["kill", f"-{int(number)}", str(pid)], check=False)
 
     def wait_process_end(self, pid: int, timeout: float = 10.0) -> None:

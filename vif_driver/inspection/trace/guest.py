@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vif_driver.errors import VifError
-from vif_driver.inspection.finding import Finding, bad, of_error, ok, unknown
+from vif_driver.inspection.finding import PLUG_AGAIN, Finding, bad, of_error, ok, unknown
 from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.vnics import GONE, ExternalVnic
-
-_PLUG_AGAIN = "unplug the vNIC and plug it again in the engine, or start the VM anew"
 
 
 def hops(vnic: ExternalVnic) -> Iterator[Finding]:
@@ -28,7 +26,7 @@ async def tap(vnic: ExternalVnic, sight: Sight, bridge: str | None = None) -> Fi
         sight: what to look with.
         bridge: the Linux bridge that it belongs on, if it does on one.
     """
-    return await device("tap", vnic.guest_tap, sight, bridge, _PLUG_AGAIN)
+    return await device("tap", vnic.guest_tap, sight, bridge, PLUG_AGAIN)
 
 
 async def device(
@@ -79,7 +77,7 @@ def _vm(vnic: ExternalVnic) -> Finding:
         return bad(
             "vm",
             f"VM {name} has no interface {vnic.guest_tap}: it is left over from one",
-            _PLUG_AGAIN,
+            PLUG_AGAIN,
         )
     if vnic.vm_state not in ("running", "paused"):
         return bad("vm", f"VM {name} neither runs nor is paused", "see it in the engine")

@@ -9,14 +9,12 @@ from vif_driver.attachments.linux_bridge import NEUTRON_BRIDGE_PREFIX
 from vif_driver.errors import VifError
 from vif_driver.host import neutron_agent
 from vif_driver.host.links import Link
-from vif_driver.inspection.finding import Finding, bad, of_error, ok, warning
+from vif_driver.inspection.finding import PLUG_AGAIN, Finding, bad, of_error, ok, warning
 from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.trace import guest, neutron
 from vif_driver.inspection.vnics import ExternalVnic
 
 AGENT = "neutron-linuxbridge-agent"
-
-_PLUG_AGAIN = "unplug the vNIC and plug it again in the engine, or start the VM anew"
 
 # Kinds of device (IFLA_INFO_KIND) that lead to a guest or to another bridge, not out.
 _INWARD = ("tun", "veth", "bridge")
@@ -25,10 +23,10 @@ _INWARD = ("tun", "veth", "bridge")
 async def hops(vnic: ExternalVnic, sight: Sight) -> AsyncGenerator[Finding, None]:
     """Look at one hop after the other."""
     identity = vnic.identity
-    yield await guest.device("private bridge", identity.bridge, sight, None, _PLUG_AGAIN)
+    yield await guest.device("private bridge", identity.bridge, sight, None, PLUG_AGAIN)
     yield await guest.tap(vnic, sight, identity.bridge)
     near = identity.bridge_end
-    yield await guest.device("bridge end", near, sight, identity.bridge, _PLUG_AGAIN)
+    yield await guest.device("bridge end", near, sight, identity.bridge, PLUG_AGAIN)
     async for hop in _from_the_agents_device_on(identity.tap, sight):
         yield hop
 
@@ -50,7 +48,7 @@ async def _from_the_agents_device_on(device: str, sight: Sight) -> AsyncGenerato
     by_name, by_index = {link.name: link for link in links}, {link.index: link for link in links}
     taken = by_name.get(device)
     if taken is None:
-        yield bad("agent's device", f"there is no device {device}", _PLUG_AGAIN)
+        yield bad("agent's device", f"there is no device {device}", PLUG_AGAIN)
         return
     bridge = by_index.get(taken.master or 0)
     if bridge is None or not _is_neutrons(bridge.name):

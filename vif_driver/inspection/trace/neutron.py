@@ -10,7 +10,7 @@ from vif_driver.errors import VifError
 from vif_driver.host import kernel
 from vif_driver.host.ovsdb import Port
 from vif_driver.inspection import tunnels
-from vif_driver.inspection.finding import Finding, bad, of_error, ok
+from vif_driver.inspection.finding import PLUG_AGAIN, Finding, bad, of_error, ok
 from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.trace import guest, open_vswitch
 from vif_driver.inspection.vnics import ExternalVnic
@@ -19,7 +19,6 @@ from vif_driver.interface_xml import DEAD_VLAN
 AGENT = "neutron-openvswitch-agent"
 
 _AGENT_LOG = "see /var/log/neutron/openvswitch-agent.log"
-_PLUG_AGAIN = "unplug the vNIC and plug it again in the engine, or start the VM anew"
 
 
 async def hops(vnic: ExternalVnic, sight: Sight) -> AsyncGenerator[Finding, None]:
@@ -32,10 +31,10 @@ async def hops(vnic: ExternalVnic, sight: Sight) -> AsyncGenerator[Finding, None
 async def hybrid_hops(vnic: ExternalVnic, sight: Sight) -> AsyncGenerator[Finding, None]:
     """Look at one hop after the other, of a tap on a Linux bridge of its own."""
     bridge, near, far = vnic.identity.bridge, vnic.identity.bridge_end, vnic.identity.switch_end
-    yield await guest.device("private bridge", bridge, sight, None, _PLUG_AGAIN)
+    yield await guest.device("private bridge", bridge, sight, None, PLUG_AGAIN)
     yield await guest.tap(vnic, sight, bridge)
-    yield await guest.device("bridge end", near, sight, bridge, _PLUG_AGAIN)
-    yield await guest.device("switch end", far, sight, None, _PLUG_AGAIN)
+    yield await guest.device("bridge end", near, sight, bridge, PLUG_AGAIN)
+    yield await guest.device("switch end", far, sight, None, PLUG_AGAIN)
     yield security_groups(bridge)
     async for hop in _from_the_port_on(vnic, sight):
         yield hop

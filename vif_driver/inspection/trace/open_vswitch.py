@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from vif_driver.errors import VifError
 from vif_driver.host import kernel
-from vif_driver.inspection.finding import Finding, bad, of_error, ok
+from vif_driver.inspection.finding import PLUG_AGAIN, Finding, bad, of_error, ok
 from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.vnics import ExternalVnic
-
-_PLUG_AGAIN = "unplug the vNIC and plug it again in the engine, or start the VM anew"
 
 
 def integration_bridge(sight: Sight, *, secure: bool) -> Finding:
@@ -51,15 +49,15 @@ def port(vnic: ExternalVnic, sight: Sight) -> Finding:
     except VifError as error:
         return of_error(name, error)
     if row is None:
-        return bad(name, f"Open vSwitch has no port {wanted}", _PLUG_AGAIN)
+        return bad(name, f"Open vSwitch has no port {wanted}", PLUG_AGAIN)
     if row.bridge != bridge:
-        return bad(name, f"the port {wanted} is on {row.bridge}, not on {bridge}", _PLUG_AGAIN)
+        return bad(name, f"the port {wanted} is on {row.bridge}, not on {bridge}", PLUG_AGAIN)
     if row.external_ids.get("iface-id") != vnic.id:
         return bad(
             name,
             f"the port {wanted} has the iface-id {row.external_ids.get('iface-id')}, "
             f"the vNIC is {vnic.id}",
-            _PLUG_AGAIN,
+            PLUG_AGAIN,
         )
     if row.ofport is None:
         return bad(
@@ -81,6 +79,6 @@ def port(vnic: ExternalVnic, sight: Sight) -> Finding:
         return bad(
             name,
             f"the port {wanted} has the MAC address {attached or 'none'}, the VM's has {vnic.mac}",
-            _PLUG_AGAIN,
+            PLUG_AGAIN,
         )
     return ok(name, f"{wanted} on {bridge}, OpenFlow port {row.ofport}")
