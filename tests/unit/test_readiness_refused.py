@@ -24,7 +24,7 @@ def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
 
 def test_the_vnic_of_the_vm_that_has_it_is_watched_on(on_stage: OnStage) -> None:
     async def scenario(stage: Stage) -> list[VnicIdentity]:
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
         await a_moment()
         stage.readiness.unplugged(VnicIdentity(VNIC.id, VNIC.plugin, REFUSED_VM))
         await asyncio.sleep(0)

@@ -33,7 +33,7 @@ def test_a_hot_plugged_vnic_that_becomes_ready_is_logged(
     caplog.set_level(logging.INFO)
 
     async def scenario(stage: Stage) -> Any:
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
         await a_moment()
         waiting = [(each.vnic, each.purpose) for each in stage.readiness.waiting]
         stage.way.connect(VNIC)
@@ -48,7 +48,7 @@ def test_a_hot_plugged_vnic_that_does_not_become_ready_is_logged_with_the_reason
     on_stage: OnStage, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(stage: Stage) -> None:
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
         await asyncio.sleep(2 * HASTY.start_deadline)
 
     on_stage(scenario, config=HASTY)
@@ -56,14 +56,29 @@ def test_a_hot_plugged_vnic_that_does_not_become_ready_is_logged_with_the_reason
     assert f"{VNIC} is not ready after 0 s: {REASON}" in caplog.text
 
 
-def test_a_vnic_that_is_ready_when_it_is_plugged_is_not_worth_a_line(
+def test_a_vnic_that_is_ready_when_it_is_plugged_is_logged(
     on_stage: OnStage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
     async def scenario(stage: Stage) -> None:
         stage.way.connect(VNIC)
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
+        await a_moment()
+
+    on_stage(scenario)
+
+    assert f"{VNIC}: ready after 0 ms" in caplog.text
+
+
+def test_a_vnic_that_its_vms_start_has_waited_for_is_not_logged_again(
+    on_stage: OnStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scenario(stage: Stage) -> None:
+        stage.way.connect(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=False)
         await a_moment()
 
     on_stage(scenario)
@@ -75,7 +90,7 @@ def test_a_vnic_whose_vm_is_being_started_is_not_watched_besides(on_stage: OnSta
     async def scenario(stage: Stage) -> Any:
         stage.started()
         await a_moment()
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
         await a_moment()
         return [waiting.purpose for waiting in stage.readiness.waiting]
 
@@ -86,7 +101,7 @@ def test_a_vnic_that_is_unplugged_is_not_watched_any_longer(
     on_stage: OnStage, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(stage: Stage) -> Any:
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
         await a_moment()
         stage.readiness.unplugged(VNIC)
         await a_moment()
@@ -142,7 +157,7 @@ def test_while_a_vm_is_waited_for_libvirt_says_whether_it_is_gone(on_stage: OnSt
 def test_who_has_waited_longest_is_told_first(on_stage: OnStage) -> None:
     async def scenario(stage: Stage) -> Any:
         for vnic in (SECOND, VNIC):
-            stage.readiness.watch(vnic)
+            stage.readiness.watch(vnic, hot_plug=True)
             await a_moment()
         return [waiting.vnic for waiting in stage.readiness.waiting]
 
@@ -151,7 +166,7 @@ def test_who_has_waited_longest_is_told_first(on_stage: OnStage) -> None:
 
 def test_without_waiting_at_starts_a_hot_plug_has_the_usual_time(on_stage: OnStage) -> None:
     async def scenario(stage: Stage) -> Any:
-        stage.readiness.watch(VNIC)
+        stage.readiness.watch(VNIC, hot_plug=True)
         await a_moment()
         return len(stage.readiness.waiting)
 

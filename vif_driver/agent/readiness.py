@@ -125,12 +125,12 @@ class Readiness:
         # The caller may go; the VM still has to be resumed.
         return await asyncio.shield(self._begin(start))
 
-    def watch(self, vnic: VnicIdentity) -> None:
-        """See that a vNIC of a running VM becomes ready, and log it."""
+    def watch(self, vnic: VnicIdentity, *, hot_plug: bool) -> None:
+        """See that a vNIC becomes ready, and log it; see events.vm.Readiness."""
         start = None if vnic.vm_id is None else self._starts.get(vnic.vm_id)
         if start is None or start.token not in self._resuming:
             self._stop_watching(vnic)
-            self._keep(self._watching, str(vnic), self._watch(vnic))
+            self._keep(self._watching, str(vnic), self._watch(vnic, hot_plug))
 
     def unplugged(self, vnic: VnicIdentity) -> None:
         """Forget a vNIC that is gone, and the start of its VM if that has none left."""
@@ -246,15 +246,19 @@ class Readiness:
 
     # ---- one vNIC ----------------------------------------------------------------------------
 
-    async def _watch(self, vnic: VnicIdentity) -> None:
-        ways = attachments.found(vnic, self._config, self._host)
-        try:
-            ready = bool(ways) and ways[0].is_ready(vnic)
-        except VifError:
-            ready = False
-        late = None if ready else await self._wait(vnic, HOT_PLUG)
+    async def _watch(self, vnic: VnicIdentity, hot_plug: bool) -> None:
+        if not hot_plug and self._is_ready(vnic):
+            return  # as was logged when its VM was let run
+        late = await self._wait(vnic, HOT_PLUG if hot_plug else START)
         if late is not None:
             await self._tell_late(late)
+
+    def _is_ready(self, vnic: VnicIdentity) -> bool:
+        ways = attachments.found(vnic, self._config, self._host)
+        try:
+            return bool(ways) and ways[0].is_ready(vnic)
+        except VifError:
+            return False
 
     async def _wait(self, vnic: VnicIdentity, purpose: str) -> Late | None:
         """Wait for one vNIC; None if it is ready in time."""

@@ -97,7 +97,7 @@ class NicEvents:
             await found[0].finish(subject)
         self._log(request, subject, f"plugged by {found[0].name}")
         if self._readiness is not None:
-            self._readiness.watch(subject)
+            self._readiness.watch(subject, hot_plug=request.event == "after_nic_hotplug")
         return Reply()
 
     async def unplugged(self, request: Request) -> Reply:

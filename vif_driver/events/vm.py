@@ -25,8 +25,13 @@ class Readiness(Protocol):
             What VDSM's log is to say, or nothing.
         """
 
-    def watch(self, vnic: VnicIdentity) -> None:
-        """See that a vNIC of a running VM becomes ready, and log it."""
+    def watch(self, vnic: VnicIdentity, *, hot_plug: bool) -> None:
+        """See that a vNIC that libvirt has plugged becomes ready, and log it.
+
+        Args:
+            vnic: which.
+            hot_plug: into a VM that ran already; otherwise its VM's start may have waited for it.
+        """
 
     def unplugged(self, vnic: VnicIdentity) -> None:
         """Forget a vNIC that is gone, and the start of its VM if that has none left."""

@@ -256,7 +256,7 @@ class Domains:
 
         def run() -> _T | None:
             try:
-                return request(self._connected())
+                return _with_reason(lambda: request(self._connected()))
             except libvirt.libvirtError as error:
                 if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                     return None
@@ -434,6 +434,20 @@ def _password() -> str:
         if password:
             return password
     return ""
+
+
+def _with_reason(call: Callable[[], _T]) -> _T:
+    """Make a call, and again if it failed and nothing says why.
+
+    libvirt keeps an error for the thread that made the call, until the next one.  If the garbage
+    collector closes an old connection in that thread just then, the error is gone.
+    """
+    try:
+        return call()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() is not None:
+            raise
+        return call()
 
 
 def _close(connection: Any) -> None:
