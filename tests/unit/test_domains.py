@@ -101,8 +101,10 @@ def test_a_vm_that_does_not_exist_has_no_state() -> None:
 def test_an_error_whose_reason_is_lost_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     # As if another connection had ended in the same thread just then.
     lost = [None]
-    real = libvirt.virGetLastError
-    monkeypatch.setattr(libvirt, "virGetLastError", lambda: lost.pop() if lost else real())
+    real = libvirt.libvirtmod.virGetLastError
+    monkeypatch.setattr(
+        libvirt.libvirtmod, "virGetLastError", lambda: lost.pop() if lost else real()
+    )
 
     assert asking(lambda asked: asked.state(NO_VM)) is None
 
