@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -119,21 +120,19 @@ def in_network_namespace() -> RunInNamespace:
 
 
 class OvsdbServer:
-    """A real ovsdb-server with Open vSwitch's schema and nothing in it but the root row."""
+    """A real ovsdb-server with Open vSwitch's schema."""
 
     def __init__(self, folder: Path) -> None:
         self.socket = folder / "db.sock"
+        self.database = folder / "conf.db"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        database = folder / "conf.db"
-        schema = "/usr/share/openvswitch/vswitch.ovsschema"
-        subprocess.run(["ovsdb-tool", "create", database, schema], check=True)
 
     def start(self) -> None:
         self._process = subprocess.Popen(
             [
                 "ovsdb-server",
-                self._folder / "conf.db",
+                self.database,
                 f"--remote=punix:{self.socket}",
                 f"--unixctl={self._folder / 'ctl'}",
                 f"--log-file={self._folder / 'log'}",
@@ -145,7 +144,7 @@ class OvsdbServer:
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail("ovsdb-server did not start")
-            time.sleep(0.005)
+            time.sleep(0.002)
 
     def _listens(self) -> bool:
         # Its socket is there a moment before it listens.
@@ -169,11 +168,23 @@ class OvsdbServer:
         return done.stdout.strip()
 
 
-@pytest.fixture
-def ovsdb_server(tmp_path: Path) -> Iterator[OvsdbServer]:
-    """A real ovsdb-server with a bridge br-int."""
-    server = OvsdbServer(tmp_path)
+@pytest.fixture(scope="session")
+def database_with_bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a database with a bridge br-int, to be copied."""
+    server = OvsdbServer(tmp_path_factory.mktemp("database"))
+    schema = "/usr/share/openvswitch/vswitch.ovsschema"
+    subprocess.run(["ovsdb-tool", "create", server.database, schema], check=True)
     server.start()
     server.vsctl("init", "--", "add-br", "br-int")
+    server.stop()
+    return server.database
+
+
+@pytest.fixture
+def ovsdb_server(tmp_path: Path, database_with_bridge: Path) -> Iterator[OvsdbServer]:
+    """A real ovsdb-server with a bridge br-int."""
+    server = OvsdbServer(tmp_path)
+    shutil.copy(database_with_bridge, server.database)
+    server.start()
     yield server
     server.stop()

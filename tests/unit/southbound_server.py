@@ -86,16 +86,14 @@ class SouthboundServer:
         assert '"error"' not in done.stdout, done.stdout
 
     def add_chassis(self, name: str, ip: str, hostname: str = "") -> None:
-        encap = {"type": "geneve", "ip": ip, "chassis_name": name}
-        chassis = {
-            "name": name,
-            "hostname": hostname or name,
-            "encaps": ["named-uuid", "encap"],
-        }
-        self.transact(
-            {"op": "insert", "table": "Encap", "row": encap, "uuid-name": "encap"},
-            {"op": "insert", "table": "Chassis", "row": chassis},
-        )
+        self.transact(*_chassis(name, ip, hostname or name))
+
+    def add_many_chassis(self, number: int) -> None:
+        """Add hosts with names and addresses of their own, in a few transactions."""
+        for begin in range(0, number, 50):
+            hosts = range(begin, min(begin + 50, number))
+            each = (_chassis(f"host{n:04}", f"10.1.{n // 250}.{n % 250}", "x" * 300) for n in hosts)
+            self.transact(*(operation for pair in each for operation in pair))
 
     def add_port(
         self,
@@ -136,6 +134,15 @@ class SouthboundServer:
         row = {"chassis": ["uuid", answer.stdout.strip()], "up": True}
         where = [["logical_port", "==", name]]
         self.transact({"op": "update", "table": "Port_Binding", "where": where, "row": row})
+
+
+def _chassis(name: str, ip: str, hostname: str) -> list[dict[str, Any]]:
+    encap = {"type": "geneve", "ip": ip, "chassis_name": name}
+    chassis = {"name": name, "hostname": hostname, "encaps": ["named-uuid", f"encap_{name}"]}
+    return [
+        {"op": "insert", "table": "Encap", "row": encap, "uuid-name": f"encap_{name}"},
+        {"op": "insert", "table": "Chassis", "row": chassis},
+    ]
 
 
 def _port(row: dict[str, Any], key: int) -> dict[str, Any]:

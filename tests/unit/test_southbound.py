@@ -127,8 +127,7 @@ def test_the_hosts_are_listed_with_their_tunnels(server: SouthboundServer) -> No
 
 
 def test_an_answer_of_many_hosts_is_read_whole(server: SouthboundServer) -> None:
-    for number in range(300):
-        server.add_chassis(f"host{number:04}", f"10.1.{number // 250}.{number % 250}", "x" * 300)
+    server.add_many_chassis(300)
 
     assert len(asyncio.run(Southbound(server.remote).chassis())) == 302
 

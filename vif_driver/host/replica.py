@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 #: Seconds until a transaction that the server does not answer is given up.
 TRANSACTION_TIMEOUT = 5.0
 
-#: Milliseconds between two attempts to connect, at first and at most.
-RECONNECT_BACKOFF = (250, 1000)
+#: Milliseconds between two attempts to connect; less the library doesn't allow (ovs/reconnect.py).
+RECONNECT_BACKOFF = 1000
 
 _COMMITTED = (ovs.db.idl.Transaction.SUCCESS, ovs.db.idl.Transaction.UNCHANGED)
 
@@ -53,7 +53,7 @@ class Replica:
         self._idl = ovs.db.idl.Idl(remote, tables)
         # By default the pause between two attempts grows to 8 s; a VM start doesn't wait so long
         # for a database that has been back for a while.
-        self._idl._session.reconnect.set_backoff(*RECONNECT_BACKOFF)
+        self._idl._session.reconnect.set_backoff(RECONNECT_BACKOFF, RECONNECT_BACKOFF)
 
     def open(self) -> None:
         """Begin to connect; must be called in the running loop."""
@@ -205,7 +205,7 @@ class Replica:
         try:
             self._idl.wait(wishes)
         except OSError:  # a socket that is just being closed; the next turn finds out
-            wishes.timer_wait(RECONNECT_BACKOFF[0])
+            wishes.timer_wait(RECONNECT_BACKOFF)
         loop = asyncio.get_running_loop()
         for descriptor, events in wishes.descriptors.items():
             if events & ovs.poller.POLLIN:
