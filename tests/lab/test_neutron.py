@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -154,12 +154,10 @@ def ours(host: Hypervisor) -> set[str]:
 
 
 def server(plugin: str, port: NeutronPort) -> Server:
-    nic = Nic.openstack(plugin, port.id, port.mac, mtu=port.network.mtu)
-    if plugin == "LINUX_BRIDGE":
-        # Debian 12's ebtables is not safe to be run twice at the same time, whatever
-        # --concurrent says: now and then libvirt, which VDSM's filter makes use it, would fail
-        # a start while the agent uses it too.
-        nic = replace(nic, filter=None)
+    # Debian 12's ebtables is not safe to be run twice at the same time, whatever --concurrent says:
+    # now and then libvirt, which VDSM's filter makes use it on every Linux bridge, would fail a
+    # start while it starts another VM, or while Neutron's agent uses it too.
+    nic = Nic.openstack(plugin, port.id, port.mac, mtu=port.network.mtu, filter=None)
     return Server(Vm(f"vm-{uuid.uuid4().hex[:6]}", [nic], dhcp=False), port)
 
 
