@@ -62,6 +62,11 @@ def narrow_umask() -> Iterator[None]:
     os.umask(before)
 
 
+def another_process(folder: Path) -> Starts:
+    """As the next agent, or a hook without one, has the starts."""
+    return Starts(folder, folder.with_name("released"))
+
+
 def rewrite(folder: Path, **changes: Any) -> None:
     path = folder / VM_ID
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -81,17 +86,17 @@ def test_without_a_folder_nothing_is_being_started(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(STARTS)
-def test_a_start_is_read_as_it_was_written(starts: Starts, start: Start) -> None:
+def test_a_start_is_read_as_it_was_written(starts: Starts, folder: Path, start: Start) -> None:
     starts.put(start)
 
-    assert starts.get(start.vm_id) == start
-    assert start in starts.all()
+    assert another_process(folder).get(start.vm_id) == start
+    assert start in another_process(folder).all()
 
 
 def test_another_process_reads_it(starts: Starts, folder: Path) -> None:
     starts.put(START)
 
-    assert Starts(folder, folder.with_name("released")).all() == [START]
+    assert another_process(folder).all() == [START]
 
 
 def test_a_vm_has_one_start_the_latest(starts: Starts) -> None:
@@ -220,7 +225,8 @@ def test_a_file_with_something_foreign_in_it_is_disregarded_and_logged(
     starts.put(START)
     rewrite(folder, **changes)
 
-    assert starts.get(VM_ID) is None
+    assert another_process(folder).get(VM_ID) is None
+    assert another_process(folder).all() == []
     assert "is not understood" in caplog.text
 
 
@@ -229,7 +235,7 @@ def test_in_doubt_a_vm_is_not_ours_to_resume(starts: Starts, folder: Path, resum
     starts.put(START)
     rewrite(folder, resume=resume)
 
-    start = starts.get(VM_ID)
+    start = another_process(folder).get(VM_ID)
 
     assert start is not None and start.resume is False
 
@@ -242,7 +248,7 @@ def test_a_file_whose_name_is_no_vms_id_is_no_start(
 
     (folder / VM_ID).rename(folder / name)
 
-    assert starts.all() == []
+    assert another_process(folder).all() == []
 
 
 def test_a_damaged_file_hides_no_other(starts: Starts, folder: Path) -> None:
@@ -250,4 +256,39 @@ def test_a_damaged_file_hides_no_other(starts: Starts, folder: Path) -> None:
     (folder / VNIC_ID).write_text("nonsense")
     (folder / VNIC_ID.replace("3c", "3d")).mkdir()
 
+    assert another_process(folder).all() == [START]
+
+
+def test_a_start_is_found_by_a_vnic_of_its_vm(starts: Starts) -> None:
+    starts.put(START)
+
+    assert starts.of_vnic(VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, None)) == [START]
+    assert starts.of_vnic(VnicIdentity(VM_ID, Plugin.OPEN_VSWITCH, None)) == []
+
+
+def test_a_start_that_was_dealt_with_is_found_by_no_vnic(starts: Starts) -> None:
+    starts.put(START)
+    starts.release(START)
+
+    assert starts.of_vnic(VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, None)) == []
+
+
+def test_old_starts_are_found(starts: Starts) -> None:
+    old = Start(VNIC_ID, since=uptime() - 100)
+    starts.put(START)
+    starts.put(old)
+
+    assert starts.older_than(99) == [old]
+
+
+def test_there_are_no_more_starts_than_a_host_can_have(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vif_driver.host.starts.MAX_STARTS", 1)
+    starts.put(START)
+
+    with pytest.raises(HostError, match="would not be resumed"):
+        starts.put(Start(VNIC_ID))
+
+    starts.put(START)  # which is one of them
     assert starts.all() == [START]

@@ -223,8 +223,9 @@ class Readiness:
 
     def _on_event(self, vm_id: str | None) -> None:
         """Expect VDSM's hook for every VM that libvirt has and that stands still for us."""
-        for start in self._starts.all():
-            if vm_id not in (None, start.vm_id) or start.token in self._expecting:
+        starts = self._starts.all() if vm_id is None else [self._starts.get(vm_id)]
+        for start in starts:
+            if start is None or start.token in self._expecting:
                 continue
             if start.resume and not start.started:
                 self._keep(self._expecting, start.token, self._expect(start))

@@ -182,12 +182,13 @@ class NicEvents:
         Raises:
             HostError: one has.
         """
-        for start in self._starts.all():
-            if start.age > _FORGOTTEN and await self._is_gone(start.vm_id):
+        for start in self._starts.older_than(_FORGOTTEN):
+            if await self._is_gone(start.vm_id):
                 self._starts.forget(start.vm_id)
-            elif start.vm_id == subject.vm_id or not start.has(subject):
+        for start in self._starts.of_vnic(subject):
+            if start.vm_id == subject.vm_id:
                 continue
-            elif start.age < _START_TIME or await self._is_gone(start.vm_id) is False:
+            if start.age < _START_TIME or await self._is_gone(start.vm_id) is False:
                 raise _used_by(start.vm_id, "is being started")
         identity = VnicIdentity(subject.id, subject.plugin, vm_id=None)
         for attachment in attachments.found(identity, self._config, self._host):

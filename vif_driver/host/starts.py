@@ -77,6 +77,8 @@ class Start:
 class Starts:
     """The starts under way.
 
+    Nobody but the agent writes the files; it reads them once.
+
     Args:
         folder: where the files are.
         released: where those are noted that were dealt with without the agent.
@@ -85,15 +87,25 @@ class Starts:
     def __init__(self, folder: Path = FOLDER, released: Path = RELEASED) -> None:
         self._folder = folder
         self._released = released
+        self._known: dict[str, Start] | None = None
 
     def get(self, vm_id: str) -> Start | None:
         """Look up the start of a VM; None if there is none that is still to be dealt with."""
-        start = self._read(vm_id)
+        start = self._read(vm_id) if self._known is None else self._known.get(vm_id)
         return None if start is None or self._is_released(start) else start
 
     def all(self) -> list[Start]:
         """Give every start that is still to be dealt with."""
-        return [start for start in map(self.get, self._vm_ids()) if start is not None]
+        return [start for start in self._all().values() if not self._is_released(start)]
+
+    def of_vnic(self, vnic: VnicIdentity) -> list[Start]:
+        """Give the starts, of whatever VM, with a vNIC of that id."""
+        starts = [start for start in self._all().values() if start.has(vnic)]
+        return [start for start in starts if not self._is_released(start)]
+
+    def older_than(self, seconds: float) -> list[Start]:
+        """Give the starts that began so long ago."""
+        return [start for start in self._all().values() if start.age > seconds]
 
     def put(self, start: Start) -> None:
         """Remember a start, in the place of an earlier one of that VM.
@@ -107,12 +119,14 @@ class Starts:
             if not self._folder.exists():  # systemd-tmpfiles makes it where the agent is a service
                 self._folder.mkdir(exist_ok=True)
                 self._folder.chmod(0o755)
-            if not path.exists() and len(os.listdir(self._folder)) >= MAX_STARTS:
+            known = self._all()
+            if start.vm_id not in known and len(known) >= MAX_STARTS:
                 raise OSError(errno.EDQUOT, f"{MAX_STARTS} VMs are being started")
             unfinished.write_bytes(_encode(start))
             # VDSM's user reads it when there is no agent, whatever our umask is.
             unfinished.chmod(0o644)
             unfinished.replace(path)
+            known[start.vm_id] = start
         except OSError as error:
             raise HostError(
                 f"{path} cannot be written ({error.strerror}), so the VM would not be resumed",
@@ -121,15 +135,15 @@ class Starts:
 
     def forget(self, vm_id: str) -> None:
         """Forget the start of a VM."""
+        self._all().pop(vm_id, None)
         with contextlib.suppress(FileNotFoundError):
             (self._folder / vm_id).unlink()
 
     def forget_released(self) -> None:
         """Forget the starts that were dealt with without the agent."""
-        for vm_id in self._vm_ids():
-            start = self._read(vm_id)
-            if start is not None and self._is_released(start):
-                self.forget(vm_id)
+        for start in list(self._all().values()):
+            if self._is_released(start):
+                self.forget(start.vm_id)
 
     def release(self, start: Start) -> None:
         """Note, as VDSM's user, that a start was dealt with without the agent.
@@ -145,11 +159,15 @@ class Starts:
                 f"{path} cannot be made ({error.strerror})", "restart vif-agent"
             ) from error
 
-    def _vm_ids(self) -> list[str]:
-        try:
-            return sorted(name for name in os.listdir(self._folder) if is_uuid(name))
-        except FileNotFoundError:
-            return []
+    def _all(self) -> dict[str, Start]:
+        if self._known is None:
+            try:
+                names = sorted(name for name in os.listdir(self._folder) if is_uuid(name))
+            except FileNotFoundError:
+                names = []
+            starts = [start for start in map(self._read, names) if start is not None]
+            self._known = {start.vm_id: start for start in starts}
+        return self._known
 
     def _read(self, vm_id: str) -> Start | None:
         path = self._folder / vm_id
