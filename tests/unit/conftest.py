@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ovs.reconnect
 import pytest
 from hypothesis import settings
 
@@ -45,6 +46,16 @@ VDSM_INTERFACE = f"""\
     <alias name="ua-0b6a3c1d-7e1c-4a5b-8a55-4a7c6f0d9e11" />
 </interface>
 """.encode()
+
+
+@pytest.fixture(autouse=True)
+def soon_connected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that was restarted is asked again at once, not after the library's second."""
+
+    def set_backoff(reconnect: Any, _lowest: int, _highest: int) -> None:
+        reconnect.min_backoff = reconnect.max_backoff = 20  # milliseconds
+
+    monkeypatch.setattr(ovs.reconnect.Reconnect, "set_backoff", set_backoff)
 
 
 @pytest.fixture
