@@ -103,14 +103,15 @@ def links() -> Devices:
 @pytest.fixture
 def ovn_host(ovsdb_server: OvsdbServer) -> OvsdbServer:
     """Open vSwitch as OVN has it, with a vNIC's port that works."""
-    ovsdb_server.vsctl("set", "Bridge", "br-int", "fail_mode=secure")
-    for key, value in {
+    ids = {
         "system-id": "hv1",
         "hostname": "hv1.example.com",
         "ovn-remote": REMOTE,
         "ovn-encap-ip": "127.0.0.2",
-    }.items():
-        ovsdb_server.vsctl("set", "Open_vSwitch", ".", f'external_ids:{key}="{value}"')
+    }
+    columns = [f'external_ids:{key}="{value}"' for key, value in ids.items()]
+    secure = ["set", "Bridge", "br-int", "fail_mode=secure"]
+    ovsdb_server.vsctl(*secure, "--", "set", "Open_vSwitch", ".", *columns)
     add_plugged(ovsdb_server, TAP, VNIC_ID, ovn_installed="true")
     return ovsdb_server
 
