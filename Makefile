@@ -82,6 +82,7 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	$(call launcher,packaging/bin/vif-agent,$(PREFIX)/sbin/vif-agent,0755)
 	$(call launcher,packaging/bin/vifctl,$(PREFIX)/bin/vifctl,0755)
 	$(call launcher,packaging/bin/without-agent,$(PREFIX)/libexec/vif-driver/without-agent,0755)
+	$(call launcher,packaging/bin/boot-pass,$(PREFIX)/libexec/vif-driver/boot-pass,0755)
 	$(foreach event,$(EVENTS),\
 	    $(call launcher,hooks.d/50_vif_driver,$(HOOKSDIR)/$(event)/50_vif_driver,0555) &&) true
 	test -e "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf" || \
@@ -94,6 +95,7 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	    "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vifctl"
 	$(call unit,packaging/systemd/vif-agent.service,$(UNITDIR)/vif-agent.service)
 	$(call unit,packaging/systemd/vif-agent.socket,$(UNITDIR)/vif-agent.socket)
+	$(call unit,packaging/systemd/vif-driver-boot.service,$(UNITDIR)/vif-driver-boot.service)
 	$(call unit,packaging/systemd/ovsdb-server.conf,$(UNITDIR)/ovsdb-server.service.d/50-vif-driver.conf)
 	$(call unit,packaging/sysusers.d/vif-driver.conf,$(PREFIX)/lib/sysusers.d/vif-driver.conf)
 	$(call unit,packaging/tmpfiles.d/vif-driver.conf,$(PREFIX)/lib/tmpfiles.d/vif-driver.conf)

@@ -7,7 +7,11 @@ for a VM or a vNIC; docs/troubleshooting.md lists the fields.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from vif_driver.vnic import VnicIdentity
@@ -29,6 +33,7 @@ def about(
     vm: str | None = None,
     event: str | None = None,
     seconds: float | None = None,
+    row: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, str]]:
     """Give the ``extra`` of a log call: ``log.info("...", extra=about(vnic))``.
 
@@ -37,21 +42,28 @@ def about(
         vm: the VM, where no vNIC is meant.
         event: VDSM's event.
         seconds: how long it took.
+        row: what was removed from Open vSwitch's database, enough to put it back.
     """
     fields = {
         "VIF_VNIC": None if vnic is None else vnic.id,
         "VIF_VM": vm or (None if vnic is None else vnic.vm_id),
         "VIF_EVENT": event,
         "VIF_DURATION_MS": None if seconds is None else f"{seconds * 1000:.1f}",
+        "VIF_ROW": None if row is None else json.dumps(row, sort_keys=True),
     }
     return {_FIELDS: {name: value for name, value in fields.items() if value is not None}}
 
 
 class JournalHandler(logging.Handler):
-    """Sends log lines to the journal with what they are about."""
+    """Sends log lines to the journal with what they are about.
 
-    def __init__(self) -> None:
+    Args:
+        identifier: the name of the program.
+    """
+
+    def __init__(self, identifier: str) -> None:
         super().__init__()
+        self._identifier = identifier
         from systemd import journal  # in the agent alone
 
         self._journal = journal
@@ -66,9 +78,34 @@ class JournalHandler(logging.Handler):
             self._journal.send(
                 record.getMessage(),
                 PRIORITY=str(priority),
-                SYSLOG_IDENTIFIER="vif-agent",
+                SYSLOG_IDENTIFIER=self._identifier,
                 LOGGER=record.name,
                 **fields,
             )
         except Exception:
             self.handleError(record)
+
+
+def configure(identifier: str, level: int = logging.INFO) -> None:
+    """Have everything logged go to the journal, or to standard error where that is none of its.
+
+    Args:
+        identifier: the name of the program.
+        level: the lowest that is logged.
+    """
+    handler: logging.Handler
+    if stderr_is_journal():
+        handler = JournalHandler(identifier)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def stderr_is_journal() -> bool:
+    """Tell whether standard error is a stream of the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    if not device.isdigit() or not inode.isdigit():
+        return False
+    status = os.fstat(2)
+    return (status.st_dev, status.st_ino) == (int(device), int(inode))

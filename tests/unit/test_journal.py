@@ -28,7 +28,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
     from vif_driver.journal import JournalHandler, about
     from vif_driver.vnic import Plugin, VnicIdentity
 
-    logging.basicConfig(level=logging.DEBUG, handlers=[JournalHandler()])
+    logging.basicConfig(level=logging.DEBUG, handlers=[JournalHandler("vif-agent")])
     journal.settimeout(5)
     log = logging.getLogger("vif_driver.test")
     exec(sys.argv[1])
@@ -80,7 +80,7 @@ def sink() -> Sink:
 @pytest.fixture
 def log(sink: Sink) -> logging.Logger:
     """A log of its own that goes to the sink."""
-    handler = JournalHandler()
+    handler = JournalHandler("vif-agent")
     handler._journal = sink
     logger = logging.Logger("vif_driver.test")
     logger.addHandler(handler)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from vif_driver import journal
 from vif_driver.agent import service_manager
 
 # As systemd hands a socket over: it is descriptor 3, and the process is named.
@@ -23,6 +24,7 @@ import os, sys
 for number, descriptor in enumerate(sys.argv[2:]):
     os.dup2(int(descriptor), 3 + number)
 os.environ.update(LISTEN_PID=sys.argv[1] or str(os.getpid()), LISTEN_FDS=str(len(sys.argv[2:])))
+from vif_driver import journal
 from vif_driver.agent import service_manager
 from vif_driver.errors import VifError
 
@@ -176,7 +178,7 @@ def test_stderr_is_known_for_a_stream_of_the_journal(monkeypatch: pytest.MonkeyP
     status = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
 
-    assert service_manager.logs_to_journal()
+    assert journal.stderr_is_journal()
 
 
 @pytest.mark.parametrize("value", ["", ":", "1", "a:b", "8:1", "-1:-1"])
@@ -185,4 +187,4 @@ def test_stderr_that_is_something_else_is_no_stream_of_the_journal(
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", value)
 
-    assert not service_manager.logs_to_journal()
+    assert not journal.stderr_is_journal()

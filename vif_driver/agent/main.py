@@ -10,10 +10,9 @@ import json
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
-from vif_driver import __version__, attachments, config, wire
+from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.errors import Unavailable, VifError
@@ -23,7 +22,6 @@ from vif_driver.host.domains import Domains
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Starts
-from vif_driver.journal import JournalHandler
 
 log = logging.getLogger(__name__)
 
@@ -178,20 +176,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="log every request")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(arguments)
-    _log(logging.DEBUG if options.debug else logging.INFO)
+    journal.configure("vif-agent", logging.DEBUG if options.debug else logging.INFO)
     try:
         asyncio.run(run(config.load()))
     except VifError as error:
         log.error("%s", error)
         return 1
     return 0
-
-
-def _log(level: int) -> None:
-    handler: logging.Handler
-    if service_manager.logs_to_journal():
-        handler = JournalHandler()
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])

@@ -48,12 +48,3 @@ async def feed_watchdog() -> None:
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(int(microseconds) / 2_000_000)
-
-
-def logs_to_journal() -> bool:
-    """Tell whether standard error is a stream of the journal (systemd.exec(5), JOURNAL_STREAM)."""
-    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
-    if not device.isdigit() or not inode.isdigit():
-        return False
-    status = os.fstat(2)
-    return (status.st_dev, status.st_ino) == (int(device), int(inode))

@@ -16,14 +16,12 @@ from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
 from vif_driver.host import kernel
 from vif_driver.interface_xml import DEAD_VLAN, Connection
+from vif_driver.stale import MARK_KEY
 from vif_driver.vnic import Vnic, VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.links import Links
     from vif_driver.host.ovsdb import Ovsdb
-
-#: The key of ``external_ids`` by which a row is known to be ours.
-MARK_KEY = "vif-driver"
 
 # Seconds; ovs-vswitchd takes milliseconds, a loaded one with thousands of ports a second.
 _OFPORT_TIMEOUT = 5.0

@@ -19,6 +19,7 @@ SOCKET = "/run/vif-driver/agent.sock"
 RUNTIME = "/run/vif-driver"
 LOG = "/var/log/vif-agent.log"
 SERVICE = "vif-agent.service"
+BOOT_PASS = "vif-driver-boot.service"
 SOCKET_UNIT = "vif-agent.socket"
 PATHS = {"PREFIX": "/usr"}
 _BUILDING = threading.Lock()
@@ -114,7 +115,7 @@ class SystemdProduct:
         self.host.run(["systemd-sysusers"])
         self.host.run(["systemd-tmpfiles", "--create", "vif-driver.conf"])
         self.host.run(["systemctl", "daemon-reload"])
-        self.host.run(["systemctl", "enable", SERVICE])
+        self.host.run(["systemctl", "enable", SERVICE, BOOT_PASS])
 
     def start(self) -> None:
         """Start socket and daemon; returns when it serves."""
