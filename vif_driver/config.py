@@ -115,6 +115,18 @@ def load(path: Path = PATH) -> Config:
     return dataclasses.replace(Config(), **values)  # type: ignore[arg-type]
 
 
+def load_or_defaults(path: Path = PATH) -> tuple[Config, ConfigError | None]:
+    """Read the configuration, for a process that has something to do whatever it says.
+
+    Returns:
+        The configuration; if it cannot be understood, the defaults and what is wrong.
+    """
+    try:
+        return load(path), None
+    except ConfigError as error:
+        return Config(), error
+
+
 def _device_name(text: str) -> str:
     if not _DEVICE_NAME.fullmatch(text):
         raise ValueError("give the name of a network device, at most 15 characters")

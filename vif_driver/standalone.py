@@ -57,6 +57,7 @@ def _answer(header: bytes, read: wire.Read) -> wire.Reply:
             raise BadRequest("the request is cut off", "repeat the operation")
         request = wire.Request(event, wire.parse_properties(properties), data)
         subject = f"{event}: {describe(request)}: "
-        return asyncio.run(Events(config.load(), Host()).handle(request))
+        settings, trouble = config.load_or_defaults()
+        return asyncio.run(Events(settings, Host(), trouble=trouble).handle(request))
     except Exception as error:
         return failure(event, f"{subject}{error}")

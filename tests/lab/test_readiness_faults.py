@@ -115,6 +115,30 @@ def test_a_vm_whose_hook_could_do_nothing_is_resumed_by_the_next_agent(
     wait_until(lambda: not pending(host), 5, "nothing left")
 
 
+def test_a_mistake_in_the_configuration_keeps_no_vm_from_running(
+    host: Hypervisor,
+    agent: Product,
+    deaf_ovn: Daemon,
+    begin: StartMaker,
+    new_vm: VmMaker,
+    vdsm: Vdsm,
+    configure: Configure,
+) -> None:
+    start = begin(new_vm())
+    start.wait_held()
+
+    configure("[start]\ndeadlin = 5\n")
+    deaf_ovn.resume()
+    wait_running(host, start.vm)
+    other = new_vm()
+    with pytest.raises(HookError) as refused:
+        vdsm.create_vm(other)
+    vdsm.destroy_vm(other)
+
+    assert "vif-driver.conf: [start] deadlin is not a setting" in refused.value.stderr
+    assert "deadlin" in host.run(["vifctl", "status"], check=False).stderr
+
+
 @pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "next agent"])
 def test_a_vm_for_which_no_hook_comes_runs_after_the_deadline(
     host: Hypervisor,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vif_driver.agent.readiness import Readiness
 from vif_driver.config import Config
+from vif_driver.errors import ConfigError
 from vif_driver.events import Events
 from vif_driver.host import Host
 from vif_driver.host.ovsdb import Ovsdb
@@ -32,6 +33,7 @@ class Vdsm:
         self.vms = Vms()
         self.config = Config()
         self.ovsdb: Ovsdb | None = None
+        self.trouble: ConfigError | None = None
         self._properties = properties
 
     def says(
@@ -50,7 +52,8 @@ class Vdsm:
         async def main() -> Reply:
             host = Host(ovsdb=self.ovsdb, domains=self.vms.domains)
             readiness = Readiness(self.config, host, self.vms.domains, self.starts)
-            events = Events(self.config, host, self.starts, readiness if agent else None)
+            waits = readiness if agent else None
+            events = Events(self.config, host, self.starts, waits, self.trouble)
             try:
                 return await events.handle(Request(event, set_ones, VDSM_INTERFACE))
             finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
 from vif_driver.agent.readiness import Readiness, Waiting
-from vif_driver.errors import Unavailable, VifError
+from vif_driver.errors import ConfigError, Unavailable, VifError
 from vif_driver.events import Events
 from vif_driver.host import Host, starts
 from vif_driver.host.domains import Domains
@@ -41,18 +41,25 @@ class Agent:
         links: network devices.
         ovsdb: Open vSwitch's database; None on a host without.
         domains: libvirt's VMs.
+        trouble: what is wrong with the configuration; ``settings`` are the defaults then.
     """
 
     def __init__(
-        self, settings: config.Config, links: Links, ovsdb: Ovsdb | None, domains: Domains
+        self,
+        settings: config.Config,
+        links: Links,
+        ovsdb: Ovsdb | None,
+        domains: Domains,
+        trouble: ConfigError | None = None,
     ) -> None:
+        self._trouble = trouble
         host, pending = Host(links=links, ovsdb=ovsdb, domains=domains), Starts()
         self._host = host
         self._settings = settings
         self._ovsdb = ovsdb
         self._domains = domains
         self.readiness = Readiness(settings, host, domains, pending)
-        self._events = Events(settings, host, pending, self.readiness)
+        self._events = Events(settings, host, pending, self.readiness, trouble)
         self._answered = 0
         self._failed = 0
 
@@ -83,6 +90,7 @@ class Agent:
             and connected
             and ovsdb.has_bridge(bridge),
             "libvirt_connected": self._domains.connected,
+            "configuration_error": None if self._trouble is None else str(self._trouble),
             "events_answered": self._answered,
             "events_failed": self._failed,
             "waiting": [self._describe(waiting) for waiting in self.readiness.waiting],
@@ -99,8 +107,13 @@ class Agent:
         }
 
 
-async def run(settings: config.Config) -> None:
+async def run(settings: config.Config, trouble: ConfigError | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: the configuration.
+        trouble: what is wrong with it; whoever starts a VM is told, instead of waiting for an
+            agent that doesn't come up, and VMs that wait are resumed.
 
     Raises:
         VifError: the agent cannot start.
@@ -112,7 +125,7 @@ async def run(settings: config.Config) -> None:
         listener = server.listen(Path(wire.SOCKET), callers)
     ovsdb, links, domains = _open_ovsdb(), Links(), Domains()
     with listener:
-        agent = Agent(settings, links, ovsdb, domains)
+        agent = Agent(settings, links, ovsdb, domains, trouble)
         domains.watch()
         agent.readiness.recover()
         patience = {"after_vm_start": settings.start_deadline + _RESUME_TIME}
@@ -177,8 +190,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(arguments)
     journal.configure("vif-agent", logging.DEBUG if options.debug else logging.INFO)
+    settings, trouble = config.load_or_defaults()
+    if trouble is not None:
+        log.error("no vNIC is plugged until it is corrected and vif-agent restarted: %s", trouble)
     try:
-        asyncio.run(run(config.load()))
+        asyncio.run(run(settings, trouble))
     except VifError as error:
         log.error("%s", error)
         return 1

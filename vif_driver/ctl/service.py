@@ -65,19 +65,34 @@ def check(path: str = wire.SOCKET, user: str = VDSM_USER) -> list[Finding]:
     if service.answers is None:
         return [ok("agent", "vif-agent runs")]
     version, process = service.state.get("version", "?"), service.state.get("pid", "?")
-    findings = [ok("agent", f"vif-agent {version} answers, process {process}")]
-    if service.state.get("libvirt_connected") is False:
-        findings.append(not_connected_to_libvirt())
+    findings = [
+        ok("agent", f"vif-agent {version} answers, process {process}"),
+        *complaints(service.state),
+    ]
     return [*findings, _check_socket(Path(path), user)]
 
 
-def not_connected_to_libvirt() -> Finding:
-    """Say that the agent has no connection to libvirt."""
-    return bad(
-        "agent",
-        "vif-agent is not connected to libvirt: VMs that it let start paused are not resumed",
-        "see journalctl -u vif-agent; check libvirtd: virsh -c qemu:///system list",
-    )
+def complaints(state: Mapping[str, Any]) -> list[Finding]:
+    """Say what the agent itself says is wrong."""
+    findings = []
+    if state.get("configuration_error"):
+        findings.append(
+            bad(
+                "agent",
+                f"vif-agent plugs no vNIC: {state['configuration_error']}",
+                "then restart it: systemctl restart vif-agent",
+            )
+        )
+    if state.get("libvirt_connected") is False:
+        findings.append(
+            bad(
+                "agent",
+                "vif-agent is not connected to libvirt: VMs that it let start paused are not "
+                "resumed",
+                "see journalctl -u vif-agent; check libvirtd: virsh -c qemu:///system list",
+            )
+        )
+    return findings
 
 
 def _check_socket(path: Path, user: str) -> Finding:

@@ -90,8 +90,7 @@ def _agent(agent: service.Service) -> list[Finding]:
         return [bad("agent", agent.error.what, agent.error.remedy)]
     state = agent.state
     findings = [ok("agent", f"runs, version {state.get('version')}, process {state.get('pid')}")]
-    if state.get("libvirt_connected") is False:
-        findings.append(service.not_connected_to_libvirt())
+    findings += service.complaints(state)
     answered, failed = state.get("events_answered", 0), state.get("events_failed", 0)
     findings.append(ok("events", f"{answered} answered, {failed} of them with a failure"))
     return findings

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from vif_driver import vnic
 from vif_driver.config import Config
-from vif_driver.errors import BadRequest, NotAnInterface, VifError, one_line
+from vif_driver.errors import BadRequest, ConfigError, NotAnInterface, VifError, one_line
 from vif_driver.events.nic import NicEvents
 from vif_driver.events.vm import Readiness, VmEvents
 from vif_driver.host import Host
@@ -52,6 +52,8 @@ class Events:
         host: what this process may use.
         starts: the VMs that are being started.
         readiness: who waits until vNICs work; None without the agent, when nobody does.
+        trouble: what is wrong with the configuration; ``config`` are the defaults then, by which
+            nothing is plugged.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Events:
         host: Host,
         starts: Starts | None = None,
         readiness: Readiness | None = None,
+        trouble: ConfigError | None = None,
     ) -> None:
         starts = starts or Starts()
-        nic = self._nic = NicEvents(config, host, starts, readiness)
+        nic = self._nic = NicEvents(config, host, starts, readiness, trouble)
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.create,
             "after_vm_start": VmEvents(host, starts, readiness).started,

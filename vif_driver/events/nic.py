@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from vif_driver import attachments, vnic
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
-from vif_driver.errors import BadRequest, HostError, NotAnInterface, one_line
+from vif_driver.errors import BadRequest, ConfigError, HostError, NotAnInterface, one_line
 from vif_driver.events.vm import Readiness
 from vif_driver.host import Host
 from vif_driver.host.starts import Start, Starts
@@ -46,11 +46,18 @@ class NicEvents:
         host: what this process may use.
         starts: the VMs that are being started.
         readiness: who waits until vNICs work; None without the agent.
+        trouble: what is wrong with the configuration; no vNIC is plugged then.
     """
 
     def __init__(
-        self, config: Config, host: Host, starts: Starts, readiness: Readiness | None
+        self,
+        config: Config,
+        host: Host,
+        starts: Starts,
+        readiness: Readiness | None,
+        trouble: ConfigError | None = None,
     ) -> None:
+        self._trouble = trouble
         self._config = config
         self._host = host
         self._starts = starts
@@ -70,6 +77,9 @@ class NicEvents:
     async def _plug(self, request: Request, begin: Callable[[Request, Vnic], int]) -> Reply:
         interface = Interface(request.data)
         subject = vnic.parse(request.properties, interface.mac, interface.mtu)
+        if self._trouble is not None:
+            # How it would be connected is not known, nor what would filter it.
+            raise ConfigError(self._trouble.what, self._trouble.remedy)
         attachment = attachments.choose(subject, self._config, self._host)
         dropped = interface.connect(attachment.connection(subject))
         async with self._turn(subject), Undo() as undo:
