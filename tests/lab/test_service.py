@@ -276,7 +276,8 @@ def test_an_agent_that_works_is_not_taken_for_one_that_hangs(
 def test_however_often_the_agent_ends_its_socket_stays_open(
     host: SystemdHypervisor, product: SystemdProduct, agent: Unit, vdsm: Vdsm
 ) -> None:
-    host.write(CONFIG, "[nonsense]\nkey = value\n")
+    # As if a library of its own were missing.
+    agent.configure("broken", "[Service]\nExecStart=\nExecStart=/bin/false\n")
     runs: list[HookRun] = []
     try:
         agent.kill()
@@ -287,7 +288,7 @@ def test_however_often_the_agent_ends_its_socket_stays_open(
         wait_until(lambda: int(agent.property("NRestarts")) >= 30, 30, "more restarts")
         waiting = hook.is_alive()
     finally:
-        host.write(CONFIG, SETTINGS)
+        agent.configure("broken", "")
     agent.wait_ready()
     hook.join(30)
 
