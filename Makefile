@@ -28,7 +28,8 @@ launcher = install -D -m $(3) $(1) "$(DESTDIR)$(2)" && sed -i \
 
 # $(call unit,SOURCE,PATH): install a file for systemd, with the prefix in the paths of programs.
 unit = install -D -m 0644 $(1) "$(DESTDIR)$(2)" && \
-    sed -i -e 's|=/usr/sbin/vif-agent|=$(PREFIX)/sbin/vif-agent|' "$(DESTDIR)$(2)"
+    sed -i -e 's|=/usr/sbin/vif-agent|=$(PREFIX)/sbin/vif-agent|' \
+    -e 's|=-/usr/libexec/vif-driver/|=-$(PREFIX)/libexec/vif-driver/|' "$(DESTDIR)$(2)"
 
 EVENTS := before_device_create after_vm_start before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
           after_device_create after_device_destroy after_nic_hotunplug before_update_device

@@ -8,11 +8,13 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.conftest import new_mac
+from tests.lab.harness.command import run_command
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
@@ -344,3 +346,15 @@ def test_after_a_power_cut_the_agent_is_there_by_itself(
     assert agent.running
     assert connected(host)
     assert host.system_state == "running"
+
+
+def test_units_start_the_programs_where_they_were_installed(tmp_path: Path) -> None:
+    settings = ["PREFIX=/usr/local", f"DESTDIR={tmp_path}"]
+    run_command("here", ["make", "--silent", "-C", str(PROJECT), "install", *settings], timeout=120)
+
+    units = (tmp_path / "usr/local/lib/systemd/system").glob("vif-*.service")
+    text = "".join(unit.read_text() for unit in units)
+
+    programs = re.findall(r"^ExecStart=-?/(\S+)", text, re.M)
+    assert len(programs) == 2
+    assert [name for name in programs if not (tmp_path / name).is_file()] == []

@@ -38,7 +38,7 @@ def uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-#: More than a host can have.  Each is a file, and each plug reads them all.
+#: More than a host can have; each takes a file below /run.
 MAX_STARTS = 1024
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
