@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vif_driver import config, journal, stale
 from vif_driver.errors import VifError
-from vif_driver.host import kernel
-from vif_driver.host.ovsdb_once import OvsdbOnce, connect, reference
+from vif_driver.host import kernel, ovsdb_rows
+from vif_driver.host.ovsdb_once import OvsdbOnce, connect
+from vif_driver.host.ovsdb_rows import Tables, reference, references
 from vif_driver.journal import about
 
 log = logging.getLogger(__name__)
@@ -29,26 +30,11 @@ BOOT_KEY = "vif-driver-boot-id"
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-# Of a port all that libvirt and we set, and so all that is needed to put it back.
-_COLUMNS = {
+_TABLES = {
     "Open_vSwitch": ("external_ids",),
     "Bridge": ("name", "ports"),
-    "Port": (
-        "name",
-        "interfaces",
-        "external_ids",
-        "other_config",
-        "tag",
-        "trunks",
-        "vlan_mode",
-        "qos",
-    ),
-    "Interface": ("name", "type", "options", "external_ids", "other_config", "mtu_request"),
-    "QoS": ("type", "queues", "external_ids", "other_config"),
-    "Queue": ("dscp", "external_ids", "other_config"),
+    **ovsdb_rows.COLUMNS,
 }
-
-_Tables = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +72,7 @@ def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
     Raises:
         HostError, Unavailable: the database refused, or did not answer; nothing was removed.
     """
-    tables = database.select(_COLUMNS)
+    tables = database.select(_TABLES)
     if not tables["Open_vSwitch"]:
         log.info("a database that nothing was written to yet")
         return 0
@@ -94,14 +80,14 @@ def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
     if host["external_ids"].get(BOOT_KEY) == boot_id:
         log.info("the pass was made in this boot already")
         return 0
-    ports = stale.left_behind(_ports(tables), bridge, kernel.has_device)
+    ports = stale.left_behind(ovsdb_rows.ports(tables["Bridge"], tables), bridge, kernel.has_device)
     gone = {port.uuid for port in ports}
     orphans = _orphans(tables, gone)
     for port in ports:
-        extra = about(vm=port.vm_id, row=port.whole())
+        extra = about(vm=port.vm_id, row=port.record(), row_id=port.uuid)
         log.info("removing %s, of an earlier boot", port, extra=extra)
     for table, uuid in orphans:
-        extra = about(row={table: tables[table][uuid]})
+        extra = about(row={table: tables[table][uuid]}, row_id=uuid)
         log.info("removing %s %s of a VM, which nothing uses", table, uuid, extra=extra)
     operations = [_remember(root, boot_id)]
     if ports:
@@ -115,7 +101,7 @@ def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
             "row": {"qos": ["set", []]},
         }
         for port in ports
-        if _references(port.port["qos"])
+        if references(port.port["qos"])
     ]
     operations += [
         {"op": "delete", "table": table, "where": [["_uuid", "==", reference(uuid)]]}
@@ -127,27 +113,14 @@ def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
     return len(ports)
 
 
-def _ports(tables: _Tables) -> Iterator[stale.Port]:
-    for bridge in tables["Bridge"].values():
-        for uuid in _references(bridge["ports"]):
-            port = tables["Port"][uuid]
-            parts = _references(port["interfaces"])
-            if len(parts) == 1:  # a bond is no VM's
-                yield stale.Port(uuid, bridge["name"], port, tables["Interface"][parts[0]])
-
-
-def _orphans(tables: _Tables, gone: set[str]) -> list[tuple[str, str]]:
+def _orphans(tables: Tables, gone: set[str]) -> list[tuple[str, str]]:
     """Give table and uuid of the rows of QoS that nothing uses once the ports are gone."""
     ports = (row for uuid, row in tables["Port"].items() if uuid not in gone)
-    qos = stale.orphans(tables["QoS"], (used for row in ports for used in _references(row["qos"])))
+    qos = stale.orphans(tables["QoS"], (used for row in ports for used in references(row["qos"])))
     kept = (row for uuid, row in tables["QoS"].items() if uuid not in qos)
-    used_queues = (queue[1] for row in kept for queue in row["queues"].values())
+    used_queues = (queue for row in kept for queue in row["queues"].values())
     queues = stale.orphans(tables["Queue"], used_queues)
     return [("QoS", uuid) for uuid in qos] + [("Queue", uuid) for uuid in queues]
-
-
-def _references(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value]
 
 
 def _remember(root: str, boot_id: str) -> dict[str, Any]:

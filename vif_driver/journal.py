@@ -34,6 +34,7 @@ def about(
     event: str | None = None,
     seconds: float | None = None,
     row: Mapping[str, Any] | None = None,
+    row_id: str | None = None,
 ) -> dict[str, dict[str, str]]:
     """Give the ``extra`` of a log call: ``log.info("...", extra=about(vnic))``.
 
@@ -43,6 +44,7 @@ def about(
         event: VDSM's event.
         seconds: how long it took.
         row: what was removed from Open vSwitch's database, enough to put it back.
+        row_id: its uuid there, by which ``vifctl reconcile --restore`` finds it.
     """
     fields = {
         "VIF_VNIC": None if vnic is None else vnic.id,
@@ -50,6 +52,7 @@ def about(
         "VIF_EVENT": event,
         "VIF_DURATION_MS": None if seconds is None else f"{seconds * 1000:.1f}",
         "VIF_ROW": None if row is None else json.dumps(row, sort_keys=True),
+        "VIF_ROW_ID": row_id,
     }
     return {_FIELDS: {name: value for name, value in fields.items() if value is not None}}
 

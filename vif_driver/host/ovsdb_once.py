@@ -16,6 +16,7 @@ from typing import Any
 
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import json_rpc
+from vif_driver.host.ovsdb_rows import plain
 from vif_driver.host.ovsdb_socket import SOCKET
 
 DATABASE = "Open_vSwitch"
@@ -45,7 +46,7 @@ class OvsdbOnce:
         answers = self.transact(operations)
         return {
             table: {
-                row["_uuid"][1]: {column: _plain(row[column]) for column in columns}
+                row["_uuid"][1]: {column: plain(row[column]) for column in columns}
                 for row in answer["rows"]
             }
             for (table, columns), answer in zip(tables.items(), answers)
@@ -94,20 +95,3 @@ def connect(timeout: float, path: Path = SOCKET) -> Iterator[OvsdbOnce]:
                 "start it: systemctl start ovsdb-server",
             ) from error
         yield OvsdbOnce(json_rpc.Connection(stream, time.monotonic() + timeout))
-
-
-def reference(uuid: str) -> list[str]:
-    """Put a uuid into OVSDB's notation."""
-    return ["uuid", uuid]
-
-
-def _plain(value: Any) -> Any:
-    """Turn OVSDB's notation (RFC 7047, 5.1) into Python's; a set of one stands for itself there."""
-    if not isinstance(value, list):
-        return value
-    kind, content = value
-    if kind == "set":
-        return [_plain(element) for element in content]
-    if kind == "map":
-        return dict(content)
-    return content  # of a reference
