@@ -49,6 +49,9 @@ class AfterDeadline(enum.Enum):
     KEEP_PAUSED = "keep_paused"
 
 
+#: Seconds; whoever takes a look by hand waits for both.
+GRACE_RANGE = (1.0, 600.0)
+
 #: Seconds; the hook waits a little longer than the longest deadline.
 MAX_DEADLINE = 300.0
 
@@ -67,6 +70,8 @@ class Config:
         start_deadline: ``[start] deadline``, seconds for which a VM that has been started waits
             for its vNICs; with 0 it isn't started paused.
         after_deadline: ``[start] after_deadline``.
+        grace: ``[reconcile] grace``, seconds between the look that finds what a VM left behind
+            and the one that removes it.
     """
 
     integration_bridge: str = "br-int"
@@ -77,6 +82,7 @@ class Config:
     linux_bridge_plug: LinuxBridgePlug = LinuxBridgePlug.PRIVATE_BRIDGE
     start_deadline: float = 15.0
     after_deadline: AfterDeadline = AfterDeadline.RESUME
+    grace: float = 10.0
 
 
 def load(path: Path = PATH) -> Config:
@@ -159,6 +165,13 @@ def _deadline(text: str) -> float:
     return float(text)
 
 
+def _grace(text: str) -> float:
+    lowest, highest = GRACE_RANGE
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or not lowest <= float(text) <= highest:
+        raise ValueError(f"give a number of seconds, from {lowest:g} to {highest:g}")
+    return float(text)
+
+
 def _after_deadline(text: str) -> AfterDeadline:
     return AfterDeadline(_one_of(text, [choice.value for choice in AfterDeadline]))
 
@@ -175,6 +188,7 @@ _SETTINGS: dict[tuple[str, str], _Setting] = {
     ("host", "integration_bridge"): _Setting(_device_name),
     ("start", "deadline"): _Setting(_deadline, "start_deadline"),
     ("start", "after_deadline"): _Setting(_after_deadline),
+    ("reconcile", "grace"): _Setting(_grace),
     ("neutron", "firewall_driver"): _Setting(_firewall_driver),
     ("neutron", "hybrid_security_groups"): _Setting(_security_group_states),
     ("neutron", "linux_bridge_plug"): _Setting(_linux_bridge_plug),

@@ -31,6 +31,7 @@ def about(
     vnic: VnicIdentity | None = None,
     *,
     vm: str | None = None,
+    vnic_id: str | None = None,
     event: str | None = None,
     seconds: float | None = None,
     row: Mapping[str, Any] | None = None,
@@ -41,13 +42,14 @@ def about(
     Args:
         vnic: the vNIC, and its VM.
         vm: the VM, where no vNIC is meant.
+        vnic_id: the vNIC, where no more of it is known.
         event: VDSM's event.
         seconds: how long it took.
         row: what was removed from Open vSwitch's database, enough to put it back.
         row_id: its uuid there, by which ``vifctl reconcile --restore`` finds it.
     """
     fields = {
-        "VIF_VNIC": None if vnic is None else vnic.id,
+        "VIF_VNIC": vnic_id if vnic is None else vnic.id,
         "VIF_VM": vm or (None if vnic is None else vnic.vm_id),
         "VIF_EVENT": event,
         "VIF_DURATION_MS": None if seconds is None else f"{seconds * 1000:.1f}",

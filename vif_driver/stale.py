@@ -18,6 +18,9 @@ MARK_KEY = "vif-driver"
 #: What libvirt gives the interface of a VM (virNetDevOpenvswitchAddPort, virnetdevopenvswitch.c).
 LIBVIRT_KEYS = frozenset(("vm-id", "attached-mac", "iface-id"))
 
+#: The types of an Interface row that stand for a device of the kernel (ovs-vswitchd.conf.db(5)).
+SYSTEM_TYPES = ("", "system")
+
 #: By this key other software asks cleaners to leave a port alone (neutron-ovs-cleanup).
 SKIP_KEY = "skip_cleanup"
 
@@ -46,7 +49,7 @@ def left_behind(
 
 def is_a_vms(port: PortRows) -> bool:
     """Tell whether a port is libvirt's or ours, and made for a VM."""
-    if port.interface["type"] not in ("", "system"):
+    if port.interface["type"] not in SYSTEM_TYPES:
         return False
     if SKIP_KEY in port.ids or SKIP_KEY in port.port["external_ids"]:
         return False

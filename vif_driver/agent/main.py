@@ -15,8 +15,10 @@ from pathlib import Path
 from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
 from vif_driver.agent.readiness import Readiness, Waiting
+from vif_driver.agent.reconcile import Reconciler
 from vif_driver.errors import ConfigError, Unavailable, VifError
 from vif_driver.events import Events
+from vif_driver.events.turns import Turns
 from vif_driver.host import Host, starts
 from vif_driver.host.domains import Domains
 from vif_driver.host.links import Links
@@ -59,7 +61,9 @@ class Agent:
         self._ovsdb = ovsdb
         self._domains = domains
         self.readiness = Readiness(settings, host, domains, pending)
-        self._events = Events(settings, host, pending, self.readiness, trouble)
+        turns = Turns()
+        self.reconciler = Reconciler(settings, host, domains, pending, turns)
+        self._events = Events(settings, host, pending, self.readiness, trouble, turns)
         self._answered = 0
         self._failed = 0
 
@@ -93,6 +97,8 @@ class Agent:
             "configuration_error": None if self._trouble is None else str(self._trouble),
             "events_answered": self._answered,
             "events_failed": self._failed,
+            "stale_removed": self.reconciler.counts.removed,
+            "plugged_again": self.reconciler.counts.plugged,
             "waiting": [self._describe(waiting) for waiting in self.readiness.waiting],
         }
 
@@ -128,6 +134,8 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         agent = Agent(settings, links, ovsdb, domains, trouble)
         domains.watch()
         agent.readiness.recover()
+        if trouble is None:  # else it isn't known which bridge is ours to look after
+            agent.reconciler.start()
         patience = {"after_vm_start": settings.start_deadline + _RESUME_TIME}
         serving = asyncio.ensure_future(server.Server(agent, callers, patience).serve(listener))
         watchdog = asyncio.ensure_future(service_manager.feed_watchdog())
@@ -140,6 +148,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         serving.cancel()
         # Those who wait for a VM to become ready are not to hold up the end: they ask the next
         # agent, which finds the start where this one leaves it.
+        await agent.reconciler.close()
         await agent.readiness.close()
         with contextlib.suppress(asyncio.CancelledError):
             await serving

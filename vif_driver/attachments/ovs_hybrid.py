@@ -26,17 +26,27 @@ if TYPE_CHECKING:
 # Seconds; ovs-vswitchd takes milliseconds, a loaded one with thousands of ports a second.
 _OFPORT_TIMEOUT = 5.0
 
-# Until Neutron's agent wires the port, only frames of the dead VLAN may pass, which a guest does
-# not send and the agent's flows drop.  A tag alone would still admit untagged frames, into that
-# VLAN; with vlan_mode=trunk as well, an agent that sets nothing but the tag would leave the port
-# dead (https://bugs.launchpad.net/neutron/+bug/1930414), while a tag overrides trunks.
-_DEAD_PORT = {"trunks": [DEAD_VLAN]}
+_NAME = "ovs_hybrid"
+
+#: The columns of a Port row that we make.
+#:
+#: Until Neutron's agent wires the port, only frames of the dead VLAN may pass, which a guest does
+#: not send and the agent's flows drop.  A tag alone would still admit untagged frames, into that
+#: VLAN; with vlan_mode=trunk as well, an agent that sets nothing but the tag would leave the port
+#: dead (https://bugs.launchpad.net/neutron/+bug/1930414), while a tag overrides trunks.
+#:
+#: ``transient``: where ovs-ctl is told to, it deletes such ports before ovs-vswitchd starts.
+PORT_COLUMNS = {
+    "trunks": [DEAD_VLAN],
+    "external_ids": {MARK_KEY: _NAME},
+    "other_config": {"transient": "true"},
+}
 
 
 class OvsHybridAttachment(Attachment):
     """A bridge ``qbr…``, joined by ``qvb…`` and ``qvo…`` to the integration bridge."""
 
-    name = "ovs_hybrid"
+    name = _NAME
 
     def is_there(self, vnic: VnicIdentity) -> bool:
         """Tell whether a device or the port is there."""
@@ -120,12 +130,7 @@ class OvsHybridAttachment(Attachment):
         await ovsdb.add_port(
             self.config.integration_bridge,
             name,
-            port={
-                **_DEAD_PORT,
-                "external_ids": {MARK_KEY: self.name},
-                # ovs-ctl deletes such ports before ovs-vswitchd starts after a reboot.
-                "other_config": {"transient": "true"},
-            },
+            port=PORT_COLUMNS,
             interface={"external_ids": external_ids},
         )
 
@@ -147,12 +152,17 @@ def _private_bridge(links: Links, vnic: VnicIdentity) -> PrivateBridge:
 def _external_ids(vnic: Vnic) -> dict[str, str]:
     if vnic.vm_id is None:
         raise BadRequest("VDSM did not say which VM the vNIC belongs to", "start it through VDSM")
+    return interface_ids(vnic.id, vnic.vm_id, vnic.mac)
+
+
+def interface_ids(vnic_id: str, vm_id: str, mac: str) -> dict[str, str]:
+    """Give the ``external_ids`` of an Interface row that we make."""
     return {
-        "iface-id": vnic.id,
+        "iface-id": vnic_id,
         "iface-status": "active",
-        "attached-mac": vnic.mac,
-        "vm-id": vnic.vm_id,
-        MARK_KEY: OvsHybridAttachment.name,
+        "attached-mac": mac,
+        "vm-id": vm_id,
+        MARK_KEY: _NAME,
     }
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from vif_driver.attachments.base import Undo
 from vif_driver.errors import HostError, NameTaken
-from vif_driver.vnic import VnicIdentity
+from vif_driver.host import kernel
+from vif_driver.vnic import NAME_ID_LENGTH, VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.links import Link, Links
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 #: The group of every device that we make: "vif" in ASCII.
 GROUP = 0x766966
 
+#: How the names of our devices begin; the eleven characters of the vNIC's id follow.
+PREFIXES = ("qbr", "qvb", "qvo", "tap")
+
 #: Bytes; what a device has where nobody says otherwise.
 ETHERNET_MTU = 1500
+
+_MARK = "vif-driver"
 
 # What keeps the bridge transparent: it forwards at once (no listening and learning phase), speaks
 # no spanning tree, learns nothing (with two ports there is nothing to learn, and a learned address
@@ -48,6 +54,34 @@ _SILENT = {
     "ipv4/conf/{}/arp_ignore": 1,
     "ipv4/conf/{}/arp_announce": 2,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """Whose a device is.
+
+    Attributes:
+        vnic_id: the vNIC; None for one that an agent made and was killed before it named it.
+        vm_id: its VM; None where VDSM did not say.
+    """
+
+    vnic_id: str | None = None
+    vm_id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """Devices that were made for a vNIC, and no guest's tap on their bridge.
+
+    Attributes:
+        stem: the characters of the vNIC's id that their names have.
+        owner: whose they are.
+        links: the devices.
+    """
+
+    stem: str
+    owner: Owner
+    links: tuple[Link, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +111,7 @@ class PrivateBridge:
 
     @property
     def _vnic_mark(self) -> str:
-        return f"vif-driver {self.vnic.id}"
+        return f"{_MARK} {self.vnic.id}"
 
     async def make(self, mac: str, mtu: int | None, undo: Undo) -> None:
         """Make it all.
@@ -132,8 +166,8 @@ class PrivateBridge:
         tap = await self.links.get(self.guest_tap)
         if bridge is None or tap is None or tap.master != bridge.index:
             return None
-        mark, _, vm_id = (bridge.alias or "").rpartition(" ")
-        return vm_id if mark == self._vnic_mark and vm_id != "-" else None
+        owner = owner_of(bridge)
+        return owner.vm_id if owner is not None and owner.vnic_id == self.vnic.id else None
 
     async def remove(self) -> None:
         """Delete the devices that carry our mark, and only those."""
@@ -198,3 +232,59 @@ class PrivateBridge:
         ours = ("", f"{self._vnic_mark} -", self.mark)
         any_vm = self.vnic.vm_id is None and (link.alias or "").startswith(f"{self._vnic_mark} ")
         return link if any_vm or (link.alias or "") in ours else None
+
+
+def owner_of(link: Link) -> Owner | None:
+    """Tell whose a device is, by its marks; None if it is none of ours."""
+    if link.group != GROUP:
+        return None
+    if not link.alias:
+        return Owner()
+    words = link.alias.split(" ")
+    if len(words) != 3 or words[0] != _MARK:
+        return None
+    return Owner(words[1], None if words[2] == "-" else words[2])
+
+
+async def idle(links: Links) -> list[Idle]:
+    """Give the devices of vNICs that no guest's tap is joined to.
+
+    A plug is among them until libvirt has made the tap.
+
+    Raises:
+        HostError: the kernel did not answer.
+    """
+    found = []
+    length = len(PREFIXES[0]) + NAME_ID_LENGTH
+    names = [name for name in kernel.devices() if len(name) == length]
+    # A tap alone may be anybody's.
+    for stem in sorted({name[3:] for name in names if name[:3] in PREFIXES[:3]}):
+        if kernel.bridge_ports("qbr" + stem) <= {"qvb" + stem}:
+            found += await _idle_of(links, stem)
+    return found
+
+
+async def remove_unnamed(links: Links, devices: Idle) -> None:
+    """Delete devices that an agent made and was killed before it named their vNIC.
+
+    Raises:
+        HostError: the kernel refused.
+    """
+    for seen in devices.links:
+        link = await links.get(seen.name)
+        if link is not None and link.index == seen.index and owner_of(link) == Owner():
+            await links.delete(link.name)
+
+
+async def _idle_of(links: Links, stem: str) -> list[Idle]:
+    by_owner: dict[Owner, list[Link]] = {}
+    for prefix in PREFIXES:
+        link = await links.get(prefix + stem)
+        owner = None if link is None else owner_of(link)
+        if link is not None and owner is not None:
+            by_owner.setdefault(owner, []).append(link)
+    named = [owner for owner in by_owner if owner.vnic_id is not None]
+    if len(named) == 1:
+        # Those that were not named yet are of the same plug.
+        by_owner[named[0]] += by_owner.pop(Owner(), [])
+    return [Idle(stem, owner, tuple(of_one)) for owner, of_one in by_owner.items()]

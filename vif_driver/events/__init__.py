@@ -17,6 +17,7 @@ from vif_driver import vnic
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, ConfigError, NotAnInterface, VifError, one_line
 from vif_driver.events.nic import NicEvents
+from vif_driver.events.turns import Turns
 from vif_driver.events.vm import Readiness, VmEvents
 from vif_driver.host import Host
 from vif_driver.host.starts import Starts
@@ -63,9 +64,10 @@ class Events:
         starts: Starts | None = None,
         readiness: Readiness | None = None,
         trouble: ConfigError | None = None,
+        turns: Turns | None = None,
     ) -> None:
         starts = starts or Starts()
-        nic = self._nic = NicEvents(config, host, starts, readiness, trouble)
+        nic = self._nic = NicEvents(config, host, starts, readiness, trouble, turns)
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.create,
             "after_vm_start": VmEvents(host, starts, readiness).started,

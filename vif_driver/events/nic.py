@@ -3,23 +3,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 import functools
 import logging
 import re
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from vif_driver import attachments, vnic
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, ConfigError, HostError, NotAnInterface, one_line
+from vif_driver.events.turns import Turns
 from vif_driver.events.vm import Readiness
 from vif_driver.host import Host
-from vif_driver.host.starts import Start, Starts
+from vif_driver.host.starts import START_TIME, Start, Starts
 from vif_driver.interface_xml import Connection, Interface
 from vif_driver.journal import about
 from vif_driver.vnic import Vnic, VnicIdentity
@@ -29,9 +28,6 @@ log = logging.getLogger(__name__)
 
 #: Of libvirt's start flags (virDomainCreateFlags), the one that lets a VM stand still at first.
 START_PAUSED = 1
-
-# Seconds within which VDSM has libvirt start a VM, after it has asked about the first vNIC.
-_START_TIME = 120.0
 
 # Seconds after which what is known of a start is certainly not of this one: the host may be slow,
 # and a VM whose start was taken for a new one in the middle would stay paused.
@@ -47,6 +43,7 @@ class NicEvents:
         starts: the VMs that are being started.
         readiness: who waits until vNICs work; None without the agent.
         trouble: what is wrong with the configuration; no vNIC is plugged then.
+        turns: who may work on which vNIC.
     """
 
     def __init__(
@@ -56,6 +53,7 @@ class NicEvents:
         starts: Starts,
         readiness: Readiness | None,
         trouble: ConfigError | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._trouble = trouble
         self._config = config
@@ -64,7 +62,7 @@ class NicEvents:
         self._readiness = readiness
         # The last request that plugged, for as long as its caller waits for the answer.
         self._plugs: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._turns = turns or Turns()
 
     async def create(self, request: Request) -> Reply:
         """before_device_create: plug, and have the VM stand still until its vNICs work."""
@@ -82,7 +80,7 @@ class NicEvents:
             raise ConfigError(self._trouble.what, self._trouble.remedy)
         attachment = attachments.choose(subject, self._config, self._host)
         dropped = interface.connect(attachment.connection(subject))
-        async with self._turn(subject), Undo() as undo:
+        async with self._turns.of(subject.tap), Undo() as undo:
             await self._require_unused(subject)
             await self._clear(subject)
             self._plugs[subject.tap] = request
@@ -97,7 +95,7 @@ class NicEvents:
     async def plugged(self, request: Request) -> Reply:
         """after_device_create, after_nic_hotplug: finish and check libvirt's work."""
         subject = self._identify(request)
-        async with self._turn(subject):
+        async with self._turns.of(subject.tap):
             found = attachments.found(subject, self._config, self._host)
             if not found:
                 raise HostError(
@@ -113,7 +111,7 @@ class NicEvents:
     async def unplugged(self, request: Request) -> Reply:
         """after_device_destroy, after_nic_hotunplug, after_nic_hotplug_fail: leave nothing."""
         subject = self._identify(request)
-        async with self._turn(subject):
+        async with self._turns.of(subject.tap):
             await self._forget(subject)
             for attachment in attachments.found(subject, self._config, self._host):
                 await attachment.release(subject)
@@ -123,7 +121,7 @@ class NicEvents:
     async def withdraw(self, request: Request) -> None:
         """Take back a plug whose caller is gone, unless the vNIC was plugged again meanwhile."""
         subject = vnic.identify(request.properties)
-        async with self._turn(subject):
+        async with self._turns.of(subject.tap):
             if self._plugs.get(subject.tap) is request:
                 await self._forget(subject)
                 for attachment in attachments.found(subject, self._config, self._host):
@@ -198,7 +196,7 @@ class NicEvents:
         for start in self._starts.of_vnic(subject):
             if start.vm_id == subject.vm_id:
                 continue
-            if start.age < _START_TIME or await self._is_gone(start.vm_id) is False:
+            if start.age < START_TIME or await self._is_gone(start.vm_id) is False:
                 raise _used_by(start.vm_id, "is being started")
         identity = VnicIdentity(subject.id, subject.plugin, vm_id=None)
         for attachment in attachments.found(identity, self._config, self._host):
@@ -284,13 +282,6 @@ class NicEvents:
         took = time.monotonic() - request.received
         extra = about(subject, event=request.event, seconds=took)
         log.info("%s", one_line(f"{subject}: {request.event}: {what}"), extra=extra)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, subject: VnicIdentity) -> AsyncIterator[None]:
-        """One event at a time for vNICs whose devices have the same names."""
-        lock = self._turns.setdefault(subject.tap, asyncio.Lock())
-        async with lock:
-            yield
 
 
 def _continues(start: Start, subject: Vnic) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vif_driver.errors import HostError
@@ -11,6 +12,27 @@ from vif_driver.errors import HostError
 def has_device(name: str) -> bool:
     """Tell whether there is a network device of that name; needs no privilege."""
     return Path("/sys/class/net", name).exists()
+
+
+def devices() -> set[str]:
+    """Give the names of all network devices."""
+    return set(os.listdir("/sys/class/net"))
+
+
+def bridge_ports(name: str) -> set[str]:
+    """Give the devices that are ports of a Linux bridge; none if there is no such bridge."""
+    try:
+        return set(os.listdir(Path("/sys/class/net", name, "brif")))
+    except OSError:
+        return set()
+
+
+def alias(name: str) -> str:
+    """Give the ``ifalias`` of a device; an empty text if it has none, or isn't there."""
+    try:
+        return Path("/sys/class/net", name, "ifalias").read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def master(name: str) -> str | None:

@@ -6,12 +6,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import Callable
 
 #: Multicast group of rtnetlink(7) for devices (RTMGRP_LINK).
 _LINKS = 1
 
 _BUFFER = 64 * 1024
+
+# Of a message the length and the type (struct nlmsghdr), and the type that says that a device is
+# gone (RTM_DELLINK); both stand in the host's byte order.
+_HEADER = struct.Struct("=IH10x")
+_GONE = 17
+
+
+class Watch:
+    """Tells, for as long as it is open, when a network device is gone.
+
+    Args:
+        listener: called then; several at once count as one.
+    """
+
+    def __init__(self, listener: Callable[[], None]) -> None:
+        self._listener = listener
+        self._events = _open()
+        asyncio.get_running_loop().add_reader(self._events, self._read)
+
+    def close(self) -> None:
+        """Stop telling."""
+        asyncio.get_running_loop().remove_reader(self._events)
+        self._events.close()
+
+    def _read(self) -> None:
+        gone = False
+        try:
+            while True:
+                gone = _tells_of_one_gone(self._events.recv(_BUFFER)) or gone
+        except BlockingIOError:
+            pass
+        except OSError:
+            gone = True  # some messages were lost (ENOBUFS), perhaps of one that is gone
+        if gone:
+            self._listener()
+
+
+def _tells_of_one_gone(messages: bytes) -> bool:
+    begin = 0
+    while begin + _HEADER.size <= len(messages):
+        length, kind = _HEADER.unpack_from(messages, begin)
+        if kind == _GONE:
+            return True
+        # The next one begins at a multiple of four (NLMSG_ALIGN); none is shorter than its header.
+        begin += max((length + 3) & ~3, _HEADER.size)
+    return False
 
 
 async def wait(condition: Callable[[], bool], timeout: float) -> bool:
@@ -26,10 +73,8 @@ async def wait(condition: Callable[[], bool], timeout: float) -> bool:
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as events:
-        # Before the first look, so that nothing happens between the two.
-        events.bind((0, _LINKS))
+    # Before the first look, so that nothing happens between the two.
+    with _open() as events:
         while not condition():
             left = deadline - loop.time()
             if left <= 0:
@@ -47,6 +92,13 @@ async def wait(condition: Callable[[], bool], timeout: float) -> bool:
                 message.result()
             _drain(events)
     return True
+
+
+def _open() -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    events = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+    events.bind((0, _LINKS))
+    return events
 
 
 def _drain(events: socket.socket) -> None:

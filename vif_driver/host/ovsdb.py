@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import ovs.db.idl
 
 from vif_driver.errors import HostError, NameTaken, Unavailable
+from vif_driver.host.ovsdb_rows import COLUMNS, PortRows, Row
 from vif_driver.host.ovsdb_socket import SOCKET
 from vif_driver.host.replica import Replica
 
@@ -20,8 +22,8 @@ SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 _REPLICATED = {
     "Open_vSwitch": ["external_ids", "ovs_version"],
     "Bridge": ["name", "ports", "fail_mode"],
-    "Port": ["name", "interfaces", "external_ids", "other_config", "tag", "trunks"],
-    "Interface": ["name", "external_ids", "ofport", "error", "ifindex", "type", "options"],
+    **{table: list(columns) for table, columns in COLUMNS.items()},
+    "Interface": [*COLUMNS["Interface"], "ofport", "error", "ifindex"],
 }
 
 
@@ -142,6 +144,41 @@ class Ovsdb:
             if bridge in (None, rows[0].name)
         ]
 
+    def names(self, bridge: str) -> set[str]:
+        """Give the names of the interfaces on a bridge."""
+        owner = self._find("Bridge", bridge)
+        return {
+            name
+            for name, found in self._by_interface().items()
+            if any(rows[0] is owner for rows in found)
+        }
+
+    def whole(self, name: str) -> list[PortRows]:
+        """Give the ports that carry an interface of that name, as they would be put back."""
+        return [_whole(*rows) for rows in self._interfaces(name) if len(rows[1].interfaces) == 1]
+
+    def unused_qos(self) -> dict[str, dict[str, Row]]:
+        """Give the rows of QoS and Queue that nothing uses, by table and uuid.
+
+        A queue that is used by such a row of QoS alone counts as unused, too.
+        """
+        qos = {str(row.uuid): row for row in self.replica.rows("QoS")}
+        if not qos and not self.replica.table("Queue").rows:
+            return {}
+        used = {str(row.uuid) for port in self.replica.rows("Port") for row in port.qos}
+        queues = {
+            str(queue.uuid) for uuid in used & set(qos) for queue in qos[uuid].queues.values()
+        }
+        found: dict[str, dict[str, Row]] = {
+            "QoS": {uuid: _row("QoS", row) for uuid, row in qos.items() if uuid not in used},
+            "Queue": {
+                str(row.uuid): _row("Queue", row)
+                for row in self.replica.rows("Queue")
+                if str(row.uuid) not in queues
+            },
+        }
+        return found
+
     async def add_port(
         self,
         bridge: str,
@@ -210,6 +247,52 @@ class Ovsdb:
         await self.replica.transact(f"delete port {name}", build)
         return found
 
+    async def remove(
+        self,
+        ports: Sequence[PortRows],
+        is_stale: Callable[[PortRows], bool],
+        unused: Mapping[str, Iterable[str]],
+    ) -> list[PortRows]:
+        """Remove ports, and rows of QoS that nothing uses, in one transaction.
+
+        What a port used of QoS is left, and is unused from then on.
+
+        Args:
+            ports: as they were seen.
+            is_stale: asked about each right before the request is sent.
+            unused: the uuids of the rows of QoS and Queue, by their table.
+
+        Returns:
+            The ports that were removed; the others are not what they were, or not stale.
+
+        Raises:
+            HostError, Unavailable: the database refused, or did not answer.
+        """
+        removed: list[PortRows] = []
+
+        def build(_transaction: Any) -> None:
+            removed.clear()
+            for port in ports:
+                for bridge, row, interface in self._interfaces(port.name):
+                    if str(row.uuid) != port.uuid or _row("Interface", interface) != port.interface:
+                        continue
+                    if is_stale(port):
+                        interface.verify("external_ids")
+                        bridge.delvalue("ports", row)
+                        removed.append(port)
+            self._delete_unused(unused)
+
+        await self.replica.transact(f"remove {len(ports)} stale ports", build)
+        return removed
+
+    def _delete_unused(self, unused: Mapping[str, Iterable[str]]) -> None:
+        still = self.unused_qos()
+        # Queues last: rows of QoS refer to them.
+        for table in ("QoS", "Queue"):
+            for uuid in unused.get(table, ()):
+                if uuid in still.get(table, {}):
+                    self.replica.table(table).rows[UUID(uuid)].delete()
+
     async def wait_port(self, name: str, external_ids: Mapping[str, str], timeout: float) -> bool:
         """Wait until there is a port of that name with these ``external_ids``.
 
@@ -271,6 +354,32 @@ class Ovsdb:
         elif not self.replica.connected:
             self.replica.rows("Bridge")  # says what is wrong
         return self._index
+
+
+def _whole(bridge: Any, port: Any, interface: Any) -> PortRows:
+    qos = _first(port.qos)
+    queues = [] if qos is None else qos.queues.values()
+    return PortRows(
+        uuid=str(port.uuid),
+        bridge=bridge.name,
+        port=_row("Port", port),
+        interface=_row("Interface", interface),
+        qos=None if qos is None else _row("QoS", qos),
+        queues={str(queue.uuid): _row("Queue", queue) for queue in queues},
+    )
+
+
+def _row(table: str, row: Any) -> Row:
+    return {column: _plain(getattr(row, column)) for column in COLUMNS[table]}
+
+
+def _plain(value: Any) -> Any:
+    """Put what the IDL has in a column into the form of vif_driver.host.ovsdb_rows."""
+    if isinstance(value, dict):
+        return {key: _plain(element) for key, element in value.items()}
+    if isinstance(value, (list, tuple)):
+        return _plain(value[0]) if len(value) == 1 else [_plain(element) for element in value]
+    return str(value.uuid) if isinstance(value, ovs.db.idl.Row) else value
 
 
 def _set_columns(row: Any, columns: Mapping[str, Any]) -> None:

@@ -47,6 +47,8 @@ class Replica:
         self._remote = remote
         self._remedy = remedy
         self._waiters: list[asyncio.Future[None]] = []
+        self._listeners: list[Callable[[], None]] = []
+        self._told = -1
         self._armed = contextlib.ExitStack()
         self._closed = False
         self._was_connected = False
@@ -80,6 +82,15 @@ class Replica:
         """A number that is another one after each change of the contents."""
         number: int = self._idl.change_seqno
         return number
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have a function called after each change, of the contents or of the connection.
+
+        Returns:
+            What ends that.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     async def wait_connected(self, timeout: float = 2.0) -> None:
         """Wait for the connection, which may just be coming back after a restart.
@@ -182,7 +193,8 @@ class Replica:
         except Exception:  # the IDL must not take the loop down with it
             log.exception("the replica of %s failed; connecting anew", self._name)
             self._idl.force_reconnect()
-        if self.connected != self._was_connected:
+        reconnected = self.connected != self._was_connected
+        if reconnected:
             self._was_connected = self.connected
             log.log(
                 logging.INFO if self._was_connected else logging.WARNING,
@@ -191,6 +203,10 @@ class Replica:
                 self._remote,
                 "answers" if self._was_connected else "does not answer any more",
             )
+        if reconnected or self.generation != self._told:
+            self._told = self.generation
+            for listener in list(self._listeners):
+                listener()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():

@@ -38,6 +38,9 @@ def uptime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+#: Seconds within which VDSM has libvirt start a VM, after it has asked about the first vNIC.
+START_TIME = 120.0
+
 #: More than a host can have; each takes a file below /run.
 MAX_STARTS = 1024
 

@@ -17,7 +17,7 @@ from lxml import etree
 
 from vif_driver import attachments
 from vif_driver.attachments import Attachment, linux_bridge, ovn, ovs, ovs_hybrid
-from vif_driver.attachments.private_bridge import GROUP
+from vif_driver.attachments.private_bridge import owner_of
 from vif_driver.errors import BadRequest, VifError
 from vif_driver.host import kernel
 from vif_driver.inspection.sight import Sight
@@ -194,14 +194,13 @@ def _is_neutrons(port: Port, *, ovn_is_set: bool) -> bool:
 def _add_links(found: dict[str, _Known], links: list[Link]) -> None:
     names = {link.name for link in links}
     for link in links:
-        owner = (link.alias or "").split(" ")
-        if link.group != GROUP or len(owner) != 3 or owner[0] != "vif-driver":
+        owner = owner_of(link)
+        if owner is None or owner.vnic_id is None:
             continue
-        vnic_id, vm_id = owner[1], None if owner[2] == "-" else owner[2]
-        vnic = VnicIdentity(vnic_id, Plugin.LINUX_BRIDGE, vm_id)
+        vnic = VnicIdentity(owner.vnic_id, Plugin.LINUX_BRIDGE, owner.vm_id)
         way = HYBRID if vnic.switch_end in names else LINUX_BRIDGE
-        known = found.setdefault(_guest_tap(way, vnic), _Known(way, vnic_id))
-        known.vm_id = known.vm_id or vm_id
+        known = found.setdefault(_guest_tap(way, vnic), _Known(way, vnic.id))
+        known.vm_id = known.vm_id or vnic.vm_id
 
 
 def _add_domains(found: dict[str, _Known], domains: list[Domain], bridge: str) -> None:
