@@ -7,17 +7,20 @@ it is going to remove.  Whatever goes wrong is logged, and the host boots all th
 
 from __future__ import annotations
 
+import gc
 import logging
+import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vif_driver import config, journal, stale
-from vif_driver.errors import VifError
+from vif_driver.errors import HostError, Unavailable, VifError
 from vif_driver.host import kernel, ovsdb_rows
 from vif_driver.host.ovsdb_once import OvsdbOnce, connect
-from vif_driver.host.ovsdb_rows import Tables, reference, references
+from vif_driver.host.ovsdb_rows import PortRows, Tables, reference, references
 from vif_driver.journal import about
 
 log = logging.getLogger(__name__)
@@ -30,11 +33,18 @@ BOOT_KEY = "vif-driver-boot-id"
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_TABLES = {
-    "Open_vSwitch": ("external_ids",),
-    "Bridge": ("name", "ports"),
-    **ovsdb_rows.COLUMNS,
-}
+_HOST = {"Open_vSwitch": ("external_ids",)}
+_PORTS = {"Bridge": ("name", "ports"), **ovsdb_rows.COLUMNS}
+
+# The name of one of a vNIC's own devices, and what those of all of them have in common.
+_STEM = re.compile(r"(?:qbr|qvb|qvo)([0-9a-f]{8}-[0-9a-f]{2})")
+
+# What ``ifalias`` says of a device of ours: its vNIC and that one's VM, if they are known.
+_ALIAS = re.compile(r"(?:vif-driver (\S+) (?:-|(\S+)))?")
+
+
+class Lost(Unavailable):
+    """The database did not say whether it removed anything."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,18 +54,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the id of this boot, as systemd has it (``%b``); read from the kernel if none.
     """
     journal.configure("vif-driver-boot")
+    # Nothing here is in a cycle; to look for some among ten thousand rows is a tenth of the time.
+    gc.disable()
     try:
         settings = config.load()
         given = sys.argv[1:] if arguments is None else arguments
         boot_id = given[0] if given else BOOT_ID.read_text(encoding="ascii").strip()
         boot_id = boot_id.replace("-", "")
-        with connect(TIMEOUT) as database:
-            run(database, settings.integration_bridge, boot_id)
+        _make_pass(settings.integration_bridge, boot_id)
+    except Lost as error:
+        log.error("either all of this was removed or nothing: %s", error)
     except VifError as error:
-        log.error("what VMs of an earlier boot left was not removed: %s", error)
+        log.error("nothing that VMs of an earlier boot left was removed: %s", error)
     except Exception:
-        log.exception("what VMs of an earlier boot left was not removed")
+        log.exception("what VMs of an earlier boot left may not have been removed")
+    finally:
+        gc.enable()
     return 0
+
+
+def _make_pass(bridge: str, boot_id: str) -> None:
+    """Make the pass, and once more if the database was restarted in the middle."""
+    begun = time.monotonic()
+    with connect(TIMEOUT) as database:
+        try:
+            run(database, bridge, boot_id)
+            return
+        except Unavailable as error:
+            first = error
+    left = TIMEOUT - (time.monotonic() - begun)
+    if left <= 0:
+        raise first
+    log.warning("once more, as soon as the database answers again: %s", first)
+    try:
+        # If all was removed after all, the database has it that the pass was made.
+        with connect(left, is_starting=True) as database:
+            run(database, bridge, boot_id)
+    except Unavailable as error:
+        if isinstance(first, Lost):
+            raise Lost(error.what, error.remedy) from error
+        raise
 
 
 def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
@@ -70,53 +108,50 @@ def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
         How many ports were removed.
 
     Raises:
-        HostError, Unavailable: the database refused, or did not answer; nothing was removed.
+        Lost: the database did not answer in the end.
+        HostError: it refused, or did not answer; nothing was removed.
     """
-    tables = database.select(_TABLES)
-    if not tables["Open_vSwitch"]:
+    hosts = database.select(_HOST)["Open_vSwitch"]
+    if not hosts:
         log.info("a database that nothing was written to yet")
         return 0
-    ((root, host),) = tables["Open_vSwitch"].items()
+    ((root, host),) = hosts.items()
     if host["external_ids"].get(BOOT_KEY) == boot_id:
         log.info("the pass was made in this boot already")
         return 0
-    ports = stale.left_behind(ovsdb_rows.ports(tables["Bridge"], tables), bridge, kernel.has_device)
-    gone = {port.uuid for port in ports}
-    orphans = _orphans(tables, gone)
+    devices = kernel.devices()
+    leftovers = _leftovers(devices)
+    tables = database.select(_PORTS)
+    ports = stale.left_behind(
+        ovsdb_rows.ports(tables["Bridge"], tables),
+        bridge,
+        (devices - leftovers.keys()).__contains__,
+    )
+    orphans = _orphans(tables, {port.uuid for port in ports})
+    answers = database.begin([_remember(root, boot_id), *_remove(bridge, ports, orphans)])
+    # While the server works, which takes it as long as this.
     for port in ports:
         extra = about(vm=port.vm_id, row=port.record(), row_id=port.uuid)
         log.info("removing %s, of an earlier boot", port, extra=extra)
     for table, uuid in orphans:
         extra = about(row={table: tables[table][uuid]}, row_id=uuid)
         log.info("removing %s %s of a VM, which nothing uses", table, uuid, extra=extra)
-    operations = [_remember(root, boot_id)]
-    if ports:
-        operations.append(_remove(tables["Bridge"], bridge, gone))
-    # The server looks for references to a row before it removes the rows that nothing refers to.
-    operations += [
-        {
-            "op": "update",
-            "table": "Port",
-            "where": [["_uuid", "==", reference(port.uuid)]],
-            "row": {"qos": ["set", []]},
-        }
-        for port in ports
-        if references(port.port["qos"])
-    ]
-    operations += [
-        {"op": "delete", "table": table, "where": [["_uuid", "==", reference(uuid)]]}
-        for table, uuid in orphans
-    ]
-    database.transact(operations)
+    try:
+        answers()
+    except Unavailable as error:
+        raise Lost(error.what, error.remedy) from error
     told = "%d ports and %d rows of QoS of an earlier boot removed"
     log.info(told, len(ports), len(orphans))
+    if leftovers:
+        _delete(leftovers)
     return len(ports)
 
 
 def _orphans(tables: Tables, gone: set[str]) -> list[tuple[str, str]]:
     """Give table and uuid of the rows of QoS that nothing uses once the ports are gone."""
     ports = (row for uuid, row in tables["Port"].items() if uuid not in gone)
-    qos = stale.orphans(tables["QoS"], (used for row in ports for used in references(row["qos"])))
+    used_qos = (used for row in ports for used in references(row["qos"]))
+    qos = dict.fromkeys(stale.orphans(tables["QoS"], used_qos))
     kept = (row for uuid, row in tables["QoS"].items() if uuid not in qos)
     used_queues = (queue for row in kept for queue in row["queues"].values())
     queues = stale.orphans(tables["Queue"], used_queues)
@@ -136,13 +171,83 @@ def _remember(root: str, boot_id: str) -> dict[str, Any]:
 
 
 def _remove(
-    bridges: Mapping[str, Mapping[str, Any]], bridge: str, ports: set[str]
-) -> dict[str, Any]:
-    """Take ports off their bridge; the server removes rows that nothing refers to any more."""
-    owner = next(uuid for uuid, row in bridges.items() if row["name"] == bridge)
-    return {
-        "op": "mutate",
-        "table": "Bridge",
-        "where": [["_uuid", "==", reference(owner)]],
-        "mutations": [["ports", "delete", ["set", [reference(port) for port in sorted(ports)]]]],
-    }
+    bridge: str, ports: Sequence[PortRows], orphans: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    operations: list[dict[str, Any]] = []
+    if ports:
+        # Off their bridge: the server removes rows that nothing refers to any more.
+        gone = ["set", [reference(port.uuid) for port in ports]]
+        operations.append(
+            {
+                "op": "mutate",
+                "table": "Bridge",
+                "where": [["name", "==", bridge]],
+                "mutations": [["ports", "delete", gone]],
+            }
+        )
+    # It looks for references to a row before it does so.
+    operations += [
+        {
+            "op": "update",
+            "table": "Port",
+            "where": [["_uuid", "==", reference(port.uuid)]],
+            "row": {"qos": ["set", []]},
+        }
+        for port in ports
+        if references(port.port["qos"])
+    ]
+    operations += [
+        {"op": "delete", "table": table, "where": [["_uuid", "==", reference(uuid)]]}
+        for table, uuid in orphans
+    ]
+    return operations
+
+
+def _leftovers(devices: set[str]) -> dict[str, re.Match[str]]:
+    """Give the devices that we made for vNICs and that no guest's tap is joined to.
+
+    No device outlives a reboot, so there hardly is one.  But the first pass on a host may be made
+    in the middle of a boot, after an agent was killed.
+
+    Args:
+        devices: all names.
+
+    Returns:
+        What ``ifalias`` says of them, by their names; see ``_ALIAS``.
+    """
+    stems = {match[1] for match in map(_STEM.fullmatch, devices) if match}
+    if not stems:
+        return {}
+    # It loads every way to connect a vNIC, which takes longer than all the rest.
+    from vif_driver.attachments.private_bridge import GROUP, PREFIXES
+
+    found = {}
+    for stem in sorted(stems):
+        if kernel.bridge_ports(f"qbr{stem}") <= {f"qvb{stem}"}:
+            for name in (f"{prefix}{stem}" for prefix in PREFIXES):
+                alias = _ALIAS.fullmatch(kernel.alias(name))
+                if name in devices and kernel.group(name) == GROUP and alias:
+                    found[name] = alias
+    return found
+
+
+def _delete(leftovers: Mapping[str, re.Match[str]]) -> None:
+    """Delete devices; one that can't be is logged, and the others go."""
+    import asyncio
+
+    from vif_driver.host.links import Links
+
+    async def delete() -> None:
+        links = Links()
+        try:
+            for name, alias in leftovers.items():
+                extra = about(vnic_id=alias[1], vm=alias[2])
+                log.info("removing device %s, which no guest uses", name, extra=extra)
+                try:
+                    await links.delete(name)
+                except HostError as error:
+                    log.error("%s was not removed: %s", name, error, extra=extra)
+        finally:
+            await links.close()
+
+    asyncio.run(delete())

@@ -80,13 +80,14 @@ class JournalHandler(logging.Handler):
             if record.exc_info:
                 fields["EXCEPTION_TEXT"] = logging.Formatter().formatException(record.exc_info)
             priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
-            self._journal.send(
-                record.getMessage(),
-                PRIORITY=str(priority),
-                SYSLOG_IDENTIFIER=self._identifier,
-                LOGGER=record.name,
-                **fields,
-            )
+            fields["MESSAGE"] = record.getMessage()
+            fields["PRIORITY"] = str(priority)
+            fields["SYSLOG_IDENTIFIER"] = self._identifier
+            fields["LOGGER"] = record.name
+            fields["CODE_FILE"] = record.pathname
+            fields["CODE_LINE"] = str(record.lineno)
+            # Not send(): it looks up who called it, which takes longer than all the rest.
+            self._journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
         except Exception:
             self.handleError(record)
 

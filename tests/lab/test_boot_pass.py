@@ -4,20 +4,31 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.conftest import PortMaker, VmMaker
+from tests.lab.conftest import PortMaker, VmMaker, new_mac
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.leftovers import add_port, add_stale_ports, count_stale_ports
 from tests.lab.harness.nic import Nic
+from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import BOOT_PASS, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 from tests.lab.harness.vdsm import Vdsm, Vm
+from vif_driver.attachments.private_bridge import GROUP
+from vif_driver.boot import BOOT_KEY
 
 NAME = "vif-driver-boot"
+DROP_IN = f"/etc/systemd/system/{BOOT_PASS}.d/test.conf"
+ERROR = "3"
+MANY = 5000
+# Runs something beside the boot, which goes on.
+AT_ONCE = "/usr/bin/systemd-run --no-block --property=DefaultDependencies=no"
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +68,63 @@ def vm_ports(host: SystemdHypervisor) -> set[str]:
     return {name for name in host.ovs.ports() if name.startswith(("tap", "qvo"))}
 
 
-def test_no_row_is_left_and_the_same_vms_start_again(
-    host: SystemdHypervisor, vdsm: Vdsm, new_vm: VmMaker
-) -> None:
-    vms = [new_vm() for _ in range(3)]
+@dataclass(frozen=True)
+class PowerCut:
+    """What became of ten running VMs.
+
+    Attributes:
+        before: their ports before the power cut.
+        left: those that were there after the boot.
+        ids: of their vNICs, with the address that OVN has for each.
+        leases: the address that each had by DHCP when it had been started again.
+        paused: the names of those that don't run then.
+    """
+
+    before: set[str]
+    left: set[str]
+    ids: dict[str, str]
+    leases: dict[str, str]
+    paused: list[str]
+
+
+@pytest.fixture(scope="module")
+def ten(lab: Lab, host: SystemdHypervisor, network: Network) -> PowerCut:
+    """Ten running VMs, a power cut, and the same VMs started again."""
+    vdsm = Vdsm(host)
+    ports = [lab.central.add_port(network, str(uuid.uuid4()), new_mac()) for _ in range(10)]
+    vms = [Vm(f"ten-{n}", [Nic.ovn(port.name, port.mac)]) for n, port in enumerate(ports)]
     for vm in vms:
         vdsm.create_vm(vm)
     before = vm_ports(host)
-
     cut_and_boot(host)
     left = vm_ports(host)
     for vm in vms:
         vdsm.create_vm(vm)
-
-    assert len(before) == 3 and left == set()
-    assert not any(vm.running.paused for vm in vms)
+    cut = PowerCut(
+        before,
+        left,
+        ids={port.name: port.address for port in ports},
+        leases={vm.nics[0].vnic_id: vm.running.wait_lease().address for vm in vms},
+        paused=[vm.name for vm in vms if vm.running.paused],
+    )
     for vm in vms:
-        host.ovs.wait_ready(vm.nics[0].tap)
+        vdsm.destroy_vm(vm)
+    for port in ports:
+        lab.central.remove_port(port.name)
+    return cut
+
+
+def test_no_row_of_ten_vms_is_left(ten: PowerCut) -> None:
+    assert ten.before == {f"tap{vnic_id[:11]}" for vnic_id in ten.ids}
+    assert ten.left == set()
+
+
+def test_the_same_vms_start_again(ten: PowerCut) -> None:
+    assert ten.paused == []
+
+
+def test_they_get_their_addresses(ten: PowerCut) -> None:
+    assert ten.leases == ten.ids
 
 
 def test_each_row_is_in_the_journal(host: SystemdHypervisor, vdsm: Vdsm, new_vm: VmMaker) -> None:
@@ -155,6 +206,45 @@ def test_with_it_a_new_tap_is_nobodys(
 
     assert iface_id == ""
     assert tap not in host.ovs.ports()
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.5])
+def test_the_pass_is_made_whole_though_the_database_dies_in_the_middle(
+    host: SystemdHypervisor, seconds: float
+) -> None:
+    stale = add_stale_ports(host, MANY)
+    kill = f"sleep {seconds}; kill -KILL $(cat /run/openvswitch/ovsdb-server.pid)"
+    host.write(DROP_IN, f"[Service]\nExecStartPre=+{AT_ONCE} sh -c '{kill}'\n")
+
+    cut_and_boot(host)
+    host.path(DROP_IN).unlink()
+    host.run(["systemctl", "daemon-reload"])
+
+    assert count_stale_ports(host) == 0
+    told = host.journal(SYSLOG_IDENTIFIER=NAME)
+    assert stale <= {
+        json.loads(line["VIF_ROW"])["Port"]["name"] for line in told if "VIF_ROW" in line
+    }
+    assert not [line["MESSAGE"] for line in told if line["PRIORITY"] == ERROR]
+
+
+def test_devices_that_an_agent_left_go_with_their_row(host: SystemdHypervisor) -> None:
+    stem, group = "0b8d1f2e-00", GROUP
+    qbr, qvb, qvo = (f"{prefix}{stem}" for prefix in ("qbr", "qvb", "qvo"))
+    host.ip(
+        f"link add {qbr} group {group} type bridge",
+        f"link add {qvb} group {group} type veth peer name {qvo} group {group}",
+        f"link set {qvb} master {qbr}",
+    )
+    add_port(host, qvo, external_ids={"vif-driver": "ovs_hybrid", "iface-id": stem})
+    host.vsctl("remove", "Open_vSwitch", ".", "external_ids", BOOT_KEY)
+
+    Unit(host, BOOT_PASS).restart()
+
+    assert not {qbr, qvb, qvo} & host.devices()
+    assert qvo not in host.ovs.ports()
+    told = [line["MESSAGE"] for line in host.journal(SYSLOG_IDENTIFIER=NAME)]
+    assert sum(line.startswith("removing device") for line in told) == 3
 
 
 def test_a_missing_database_keeps_no_host_from_booting(host: SystemdHypervisor) -> None:

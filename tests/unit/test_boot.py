@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The boot pass on a real database: what goes, and what never does."""
+"""The boot pass on a real database and real devices: what goes, and what never does."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vif_driver import boot
+from vif_driver.attachments.private_bridge import GROUP
 from vif_driver.errors import HostError, Unavailable
+from vif_driver.host import json_rpc, kernel
+from vif_driver.host.links import Links
 from vif_driver.host.ovsdb_once import connect
+from vif_driver.host.ovsdb_rows import COLUMNS
+from vif_driver.vnic import Plugin, VnicIdentity
 
-from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer
+from . import own_sysfs
+from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, RunInNamespace
 
 THIS_BOOT, LAST_BOOT = (
     "11111111-0000-4000-8000-000000000001",
@@ -27,13 +40,17 @@ LIBVIRTS = (
     f"external_ids:vm-id={VM_ID}",
 )
 OURS = ("external_ids:vif-driver=ovs_hybrid", f"external_ids:iface-id={VNIC_ID}")
+VNIC = VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID)
+HYBRID = (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)
+ALIAS = f"vif-driver {VNIC_ID} {VM_ID}"
+REAL_DEVICES = kernel.devices
 
 
 @pytest.fixture(autouse=True)
 def devices(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The network devices of the host; none at boot."""
     present: set[str] = set()
-    monkeypatch.setattr("vif_driver.host.kernel.has_device", present.__contains__)
+    monkeypatch.setattr(kernel, "devices", present.copy)
     return present
 
 
@@ -49,6 +66,16 @@ def make_pass(server: OvsdbServer, boot_id: str = THIS_BOOT) -> int:
 
 def ports(server: OvsdbServer, bridge: str = "br-int") -> set[str]:
     return set(server.vsctl("list-ports", bridge).split())
+
+
+def fields(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:
+    """The fields of those lines of the journal that have any."""
+    found = (getattr(record, "vif_fields", {}) for record in caplog.records)
+    return [each for each in found if each]
+
+
+def removed_rows(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(each["VIF_ROW"]) for each in fields(caplog)]
 
 
 @pytest.mark.parametrize("made_by", [LIBVIRTS, OURS], ids=["libvirt", "us"])
@@ -171,12 +198,39 @@ def test_each_port_is_logged_with_all_that_is_needed_to_put_it_back(
 
     make_pass(ovsdb_server)
 
-    fields = [getattr(record, "vif_fields", {}) for record in caplog.records]
-    (about,) = [each for each in fields if "VIF_ROW" in each]
-    row: dict[str, Any] = json.loads(about["VIF_ROW"])
-    assert about["VIF_VM"] == VM_ID
+    (row,) = removed_rows(caplog)
+    assert [each["VIF_VM"] for each in fields(caplog)] == [VM_ID]
     assert (row["bridge"], row["Port"]["tag"]) == ("br-int", 7)
     assert row["Interface"]["external_ids"]["iface-id"] == VNIC_ID
+
+
+def test_what_is_hardly_ever_set_is_part_of_that(
+    ovsdb_server: OvsdbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    add(ovsdb_server, "tap1", *LIBVIRTS, "mtu_request=1442", "options:key=value")
+    ovsdb_server.vsctl("set", "Port", "tap1", "trunks=7,8", "other_config:transient=true")
+
+    make_pass(ovsdb_server)
+
+    (row,) = removed_rows(caplog)
+    interface, port = row["Interface"], row["Port"]
+    assert (interface["mtu_request"], interface["options"]) == (1442, {"key": "value"})
+    assert (port["trunks"], port["other_config"]) == ([7, 8], {"transient": "true"})
+
+
+def test_what_is_not_set_is_part_of_that(
+    ovsdb_server: OvsdbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    add(ovsdb_server, "tap1", *LIBVIRTS)
+
+    make_pass(ovsdb_server)
+
+    (row,) = removed_rows(caplog)
+    interface, port = row["Interface"], row["Port"]
+    assert (set(interface), set(port)) == (set(COLUMNS["Interface"]), set(COLUMNS["Port"]))
+    assert (interface["type"], port["tag"], port["external_ids"]) == ("", [], {})
 
 
 def test_a_database_that_nothing_was_written_to_is_left_alone(ovsdb_server: OvsdbServer) -> None:
@@ -204,6 +258,27 @@ def test_without_a_database_it_is_told(ovsdb_server: OvsdbServer) -> None:
         make_pass(ovsdb_server)
 
 
+@pytest.fixture
+def on_server(ovsdb_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch) -> OvsdbServer:
+    """The database that :func:`boot.main` finds."""
+    monkeypatch.setattr(boot, "connect", functools.partial(connect, path=ovsdb_server.socket))
+    return ovsdb_server
+
+
+def test_a_database_that_has_just_died_is_waited_for(on_server: OvsdbServer) -> None:
+    add(on_server, "tap1", *LIBVIRTS)
+    on_server.stop()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(on_server.socket))
+    later = threading.Timer(0.15, on_server.start)
+    later.start()
+
+    boot.main([])
+
+    later.join()
+    assert ports(on_server) == set()
+
+
 def test_whatever_goes_wrong_the_host_boots(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,19 +288,262 @@ def test_whatever_goes_wrong_the_host_boots(
     monkeypatch.setattr(boot, "connect", broken)
 
     assert boot.main([]) == 0
-    assert "was not removed" in caplog.text
+    assert "may not have been removed" in caplog.text
+
+
+def test_after_a_refusal_the_journal_says_that_nothing_was_removed(
+    on_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    add(on_server, "tap1", *LIBVIRTS)
+    monkeypatch.setattr(boot, "_remember", lambda *_: {"op": "abort"})
+
+    boot.main([])
+
+    begun, ended = (record.message for record in caplog.records)
+    assert begun.startswith("removing port tap1")
+    assert ended.startswith("nothing that VMs of an earlier boot left was removed")
+
+
+Dying = Callable[[bool, Callable[[], None]], None]
+
+
+@pytest.fixture
+def dying(on_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch) -> Dying:
+    """Have the database die when it is asked to remove what it has: ``dying(removed, restart)``.
+
+    It has removed it by then or not, and is restarted by a function.
+    """
+
+    def arrange(removed: bool, restart: Callable[[], None]) -> None:
+        begin = json_rpc.Connection.begin
+
+        def begin_and_die(connection: json_rpc.Connection, method: str, operations: Any) -> int:
+            if not any(isinstance(each, dict) and each["op"] == "mutate" for each in operations):
+                return begin(connection, method, operations)
+            monkeypatch.setattr(json_rpc.Connection, "begin", begin)
+            if removed:
+                connection.call(method, operations)
+            on_server.stop()
+            restart()
+            return -1
+
+        monkeypatch.setattr(json_rpc.Connection, "begin", begin_and_die)
+
+    return arrange
+
+
+REMOVED = pytest.mark.parametrize("removed", [False, True], ids=["before", "after"])
+
+
+@REMOVED
+def test_a_database_that_dies_in_the_middle_has_removed_all_or_nothing(
+    on_server: OvsdbServer,
+    dying: Dying,
+    removed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    add(on_server, "tap1", *LIBVIRTS)
+    dying(removed, lambda: None)
+    monkeypatch.setattr(boot, "TIMEOUT", 0.2)
+
+    boot.main([])
+
+    on_server.start()
+    assert ports(on_server) == (set() if removed else {"tap1"})
+    assert "either all of this was removed or nothing" in caplog.text
+
+
+@REMOVED
+def test_when_a_database_that_died_is_back_the_rest_is_done(
+    on_server: OvsdbServer, dying: Dying, removed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    add(on_server, "tap1", *LIBVIRTS)
+    later = threading.Timer(0.15, on_server.start)
+    dying(removed, later.start)
+
+    boot.main([])
+
+    later.join()
+    assert ports(on_server) == set()
+    assert ("the pass was made in this boot already" in caplog.text) == removed
 
 
 def test_the_id_of_the_boot_is_systemds_or_the_kernels(
-    ovsdb_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    on_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kernels = tmp_path / "boot_id"
     kernels.write_text(f"{THIS_BOOT}\n")
     monkeypatch.setattr(boot, "BOOT_ID", kernels)
-    monkeypatch.setattr(boot, "connect", lambda timeout: connect(timeout, ovsdb_server.socket))
     boot.main([THIS_BOOT.replace("-", "")])
-    add(ovsdb_server, "tap1", *LIBVIRTS)
+    add(on_server, "tap1", *LIBVIRTS)
 
     boot.main([])
 
-    assert ports(ovsdb_server) == {"tap1"}  # it was the same boot
+    assert ports(on_server) == {"tap1"}  # it was the same boot
+
+
+OnDevices = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture
+def on_devices(in_network_namespace: RunInNamespace, monkeypatch: pytest.MonkeyPatch) -> OnDevices:
+    """Call something on a host with no device but the loopback's."""
+    monkeypatch.setattr(kernel, "devices", REAL_DEVICES)
+
+    def run(scenario: Callable[[], Any]) -> Any:
+        async def body() -> Any:
+            own_sysfs.mount()
+            # In a thread, which is in the same namespaces: the pass has a loop of its own.
+            return await asyncio.get_running_loop().run_in_executor(None, scenario)
+
+        return in_network_namespace(body)
+
+    return run
+
+
+def ip(*lines: str) -> None:
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+def plug(*, far_end: str = VNIC.switch_end, group: int = GROUP, alias: str = ALIAS) -> None:
+    """Make the devices of a vNIC with a Linux bridge of its own."""
+    ip(
+        f"link add {VNIC.bridge} type bridge",
+        f"link add {VNIC.bridge_end} type veth peer name {far_end}",
+        f"link set {VNIC.bridge_end} master {VNIC.bridge}",
+        *(
+            f'link set {name} group {group} alias "{alias}"'
+            for name in (VNIC.bridge, VNIC.bridge_end, far_end)
+        ),
+    )
+
+
+def left(server: OvsdbServer) -> set[str]:
+    """Make the pass, and give the devices that are there then."""
+    make_pass(server)
+    return kernel.devices() - {"lo"}
+
+
+@pytest.mark.parametrize("far_end", [VNIC.switch_end, VNIC.tap], ids=["hybrid", "linux bridge"])
+@pytest.mark.parametrize(
+    "alias", [ALIAS, f"vif-driver {VNIC_ID} -", ""], ids=["named", "no VM", "not named yet"]
+)
+def test_our_devices_go(
+    ovsdb_server: OvsdbServer, on_devices: OnDevices, far_end: str, alias: str
+) -> None:
+    def scenario() -> set[str]:
+        plug(far_end=far_end, alias=alias)
+        return left(ovsdb_server)
+
+    assert on_devices(scenario) == set()
+
+
+@pytest.mark.parametrize(
+    "marks", [{"group": 7}, {"alias": "somebody else's"}], ids=["group", "alias"]
+)
+def test_devices_without_our_mark_stay(
+    ovsdb_server: OvsdbServer, on_devices: OnDevices, marks: dict[str, Any]
+) -> None:
+    def scenario() -> set[str]:
+        plug(**marks)
+        return left(ovsdb_server)
+
+    assert on_devices(scenario) == set(HYBRID)
+
+
+def test_devices_stay_while_a_guest_is_on_their_bridge(
+    ovsdb_server: OvsdbServer, on_devices: OnDevices
+) -> None:
+    def scenario() -> set[str]:
+        plug()
+        ip(f"tuntap add {VNIC.tap} mode tap", f"link set {VNIC.tap} master {VNIC.bridge}")
+        return left(ovsdb_server)
+
+    assert on_devices(scenario) == {*HYBRID, VNIC.tap}
+
+
+def test_a_tap_alone_stays(ovsdb_server: OvsdbServer, on_devices: OnDevices) -> None:
+    def scenario() -> set[str]:
+        ip(f"tuntap add {VNIC.tap} mode tap", f"link set {VNIC.tap} group {GROUP}")
+        return left(ovsdb_server)
+
+    assert on_devices(scenario) == {VNIC.tap}
+
+
+@pytest.mark.parametrize(
+    ("group", "rows"), [(GROUP, set()), (7, {VNIC.switch_end})], ids=["ours", "not ours"]
+)
+def test_a_row_goes_with_its_device(
+    ovsdb_server: OvsdbServer, on_devices: OnDevices, group: int, rows: set[str]
+) -> None:
+    add(ovsdb_server, VNIC.switch_end, *OURS)
+
+    def scenario() -> None:
+        plug(group=group)
+        make_pass(ovsdb_server)
+
+    on_devices(scenario)
+
+    assert ports(ovsdb_server) == rows
+
+
+def test_each_device_is_logged_with_its_vnic_and_vm(
+    ovsdb_server: OvsdbServer, on_devices: OnDevices, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def scenario() -> None:
+        plug()
+        make_pass(ovsdb_server)
+
+    on_devices(scenario)
+
+    assert fields(caplog) == [{"VIF_VNIC": VNIC_ID, "VIF_VM": VM_ID}] * 3
+    assert all(f"removing device {name}," in caplog.text for name in HYBRID)
+
+
+def test_a_device_that_cannot_be_removed_is_logged_and_the_others_go(
+    ovsdb_server: OvsdbServer,
+    on_devices: OnDevices,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    delete = Links.delete
+
+    async def delete_most(links: Links, name: str) -> bool:
+        if name == VNIC.bridge:
+            raise HostError("the kernel refused", "see its log")
+        return await delete(links, name)
+
+    monkeypatch.setattr(Links, "delete", delete_most)
+
+    def scenario() -> set[str]:
+        plug()
+        return left(ovsdb_server)
+
+    assert on_devices(scenario) == {VNIC.bridge}
+    assert f"{VNIC.bridge} was not removed: the kernel refused" in caplog.text
+
+
+def test_netlink_is_not_loaded_where_no_device_is_ours(ovsdb_server: OvsdbServer) -> None:
+    script = """
+import pathlib, sys
+from vif_driver import boot
+from vif_driver.host.ovsdb_once import connect
+boot.connect = lambda timeout: connect(timeout, pathlib.Path(sys.argv[1]))
+boot.main(["1"])
+print(*sys.modules)
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, ovsdb_server.socket],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert boot.BOOT_KEY in ovsdb_server.vsctl("get", "Open_vSwitch", ".", "external_ids")
+    assert not {"asyncio", "pyroute2", "lxml", "vif_driver.host.links"} & set(done.stdout.split())

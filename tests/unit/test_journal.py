@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import struct
 import subprocess
@@ -67,8 +68,9 @@ class Sink:
     def __init__(self) -> None:
         self.entries: list[dict[str, str]] = []
 
-    def send(self, message: str, **fields: str) -> None:
-        self.entries.append({"MESSAGE": message, **fields})
+    def sendv(self, *lines: str) -> None:
+        pairs = (line.partition("=") for line in lines)
+        self.entries.append({name: value for name, _, value in pairs})
 
 
 @pytest.fixture
@@ -147,13 +149,32 @@ def test_what_is_about_a_vnic_names_its_vm() -> None:
     assert about(VNIC)["vif_fields"] == {"VIF_VNIC": VNIC_ID, "VIF_VM": VM_ID}
 
 
+def test_what_is_about_no_more_than_the_id_of_a_vnic_names_that_and_its_vm() -> None:
+    fields = about(vm=VM_ID, vnic_id=VNIC_ID)["vif_fields"]
+
+    assert fields == {"VIF_VM": VM_ID, "VIF_VNIC": VNIC_ID}
+
+
+def test_a_vnic_is_not_overruled_by_an_id_beside_it() -> None:
+    assert about(VNIC, vnic_id="other")["vif_fields"]["VIF_VNIC"] == VNIC_ID
+
+
+def test_what_is_about_a_row_has_it_whole_and_where_it_was() -> None:
+    row = {"Port": {"tag": 7, "name": "tap1"}, "bridge": "br-int"}
+
+    fields = about(row=row, row_id=VNIC_ID)["vif_fields"]
+
+    assert json.loads(fields["VIF_ROW"]) == row
+    assert fields["VIF_ROW_ID"] == VNIC_ID
+
+
 def test_a_journal_that_takes_nothing_does_not_raise(
     log: logging.Logger, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def send(*_: object, **__: object) -> None:
+    def sendv(*_: object) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(sink, "send", send)
+    monkeypatch.setattr(sink, "sendv", sendv)
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
     log.info("something")

@@ -48,13 +48,32 @@ class Connection:
             OSError: the connection broke, or time ran out.
             ValueError: what came is no JSON-RPC.
         """
+        return self.result(self.begin(method, parameters))
+
+    def begin(self, method: str, parameters: Sequence[Any]) -> int:
+        """Make a call whose result is fetched later; the daemon works meanwhile.
+
+        Returns:
+            The call, for :meth:`result`; results come in the order of the calls.
+
+        Raises:
+            OSError: see :meth:`call`.
+        """
         self._number += 1
         self._send({"method": method, "params": list(parameters), "id": self._number})
+        return self._number
+
+    def result(self, call: int) -> Any:
+        """Wait for the result of a call; those of calls before it are dropped.
+
+        Raises:
+            Refused, OSError, ValueError: see :meth:`call`.
+        """
         while True:
             message = self._receive()
             if message.get("method") == "echo":
                 self._send({"id": message.get("id"), "result": message["params"], "error": None})
-            elif message.get("id") == self._number and "method" not in message:
+            elif message.get("id") == call and "method" not in message:
                 if message.get("error") is not None:
                     raise Refused(_text(message["error"]))
                 return message.get("result")

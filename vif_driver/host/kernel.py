@@ -35,6 +35,14 @@ def alias(name: str) -> str:
         return ""
 
 
+def group(name: str) -> int | None:
+    """Give the device group; None if there is no such device."""
+    try:
+        return int(Path("/sys/class/net", name, "netdev_group").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
 def master(name: str) -> str | None:
     """Give the bridge (or bond) that a device is a port of; None if it is of none, or not there."""
     try:

@@ -30,6 +30,22 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Queue": ("dscp", "external_ids", "other_config"),
 }
 
+_NONE, _EMPTY = ["set", []], ["map", []]
+
+#: Of those columns the ones that hardly any row of a VM's has set, and what they are then, in
+#: OVSDB's notation.
+RARE: Mapping[str, Mapping[str, Any]] = {
+    "Port": {
+        "external_ids": _EMPTY,
+        "other_config": _EMPTY,
+        "tag": _NONE,
+        "trunks": _NONE,
+        "vlan_mode": _NONE,
+        "qos": _NONE,
+    },
+    "Interface": {"type": "", "options": _EMPTY, "other_config": _EMPTY, "mtu_request": _NONE},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class PortRows:
@@ -95,19 +111,10 @@ def ports(bridges: Mapping[str, Row], tables: Tables) -> Iterator[PortRows]:
             if len(interfaces) != 1:
                 continue
             qos = next((tables["QoS"].get(used) for used in references(port["qos"])), None)
-            queues = {} if qos is None else qos["queues"]
-            yield PortRows(
-                uuid,
-                bridge["name"],
-                port,
-                tables["Interface"][interfaces[0]],
-                qos,
-                {
-                    used: tables["Queue"][used]
-                    for used in queues.values()
-                    if used in tables["Queue"]
-                },
-            )
+            used = [] if qos is None else qos["queues"].values()
+            queues = {queue: tables["Queue"][queue] for queue in used if queue in tables["Queue"]}
+            interface = tables["Interface"][interfaces[0]]
+            yield PortRows(uuid, bridge["name"], port, interface, qos, queues)
 
 
 def plain(value: Any) -> Any:
@@ -121,7 +128,10 @@ def plain(value: Any) -> Any:
     if kind == "set":
         return [plain(element) for element in content]
     if kind == "map":
-        return {plain(key): plain(element) for key, element in content}
+        # The values of a map are of one kind; nearly all maps have texts, which are as they are.
+        if content and isinstance(content[0][1], list):
+            return {key: plain(element) for key, element in content}
+        return dict(content)
     return content  # of a reference
 
 

@@ -397,6 +397,13 @@ class Machine:
             pending += [step for step in target.split("/") if step not in ("", ".")][::-1]
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
+    def on_disk(self, path: str | PurePath) -> Path:
+        """The path by which this process reaches a file that the machine has written to its disk.
+
+        It needs no power for that; a file that only the computer has is not found.
+        """
+        return self.anchor.outside(f"{self._storage}/upper{path}")
+
     def read(self, path: str | PurePath) -> str:
         """The text of a file of the machine; '' when there is none."""
         try:
