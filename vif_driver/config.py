@@ -133,8 +133,13 @@ def load_or_defaults(path: Path = PATH) -> tuple[Config, ConfigError | None]:
         return Config(), error
 
 
+def is_device_name(text: str) -> bool:
+    """Tell whether a network device can be called so."""
+    return _DEVICE_NAME.fullmatch(text) is not None
+
+
 def _device_name(text: str) -> str:
-    if not _DEVICE_NAME.fullmatch(text):
+    if not is_device_name(text):
         raise ValueError("give the name of a network device, at most 15 characters")
     return text
 

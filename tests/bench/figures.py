@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.bench import hooks, load, readiness, resources, rewriting
+from tests.bench import boot_pass, hooks, live_pass, load, readiness, resources, rewriting
 from tests.bench.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -20,4 +20,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure("agent_wake_ups", "1/min", 60, resources.wake_ups),
     Figure("agent_idle_time", "ms/min", 10, resources.idle_time),
     Figure("agent_start", "s", 1.0, resources.start_up),
+    Figure("boot_pass", "ratio", 1.5, boot_pass.against_bare),
+    Figure("boot_pass_by_hand", "ratio", None, boot_pass.by_hand),
+    Figure("boot_pass_loop", "ratio", None, boot_pass.against_loop),
+    Figure("boot_pass_100", "ms", None, boot_pass.of_100),
+    Figure("boot_pass_1000", "ms", None, boot_pass.of_1000),
+    Figure("boot_pass_10000", "ms", None, boot_pass.of_10000),
+    Figure("live_pass_lost_pings", "pings", 0, live_pass.lost_pings),
 )

@@ -13,10 +13,12 @@ import pytest
 from tests.lab.harness.guest import Guest, GuestSpec
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort, Network
-from tests.lab.harness.product import Product
-from tests.lab.harness.service import Daemon
+from tests.lab.harness.pings import Probe, add_probe
+from tests.lab.harness.product import LOG, SOCKET, Product
+from tests.lab.harness.service import Daemon, Service
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vm_start import VmStart
 
@@ -25,6 +27,9 @@ GuestMaker = Callable[..., Guest]
 VmMaker = Callable[..., Vm]
 StartMaker = Callable[..., VmStart]
 Configure = Callable[[str], None]
+#: Of the agent's code: a function, ``before`` or ``after``, and which call of it.
+Point = tuple[str, str, int]
+DoomedMaker = Callable[..., Service]
 Reporting = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
@@ -109,6 +114,23 @@ def new_port(lab: Lab, network: Network) -> Iterator[PortMaker]:
     yield make
     for name in made:
         lab.central.remove_port(name)
+
+
+@pytest.fixture(scope="module")
+def probe_port(lab: Lab, network: Network) -> LogicalPort:
+    """The port of ``probe``; always the same, since guests remember MAC addresses."""
+    return lab.central.add_port(network, str(uuid.uuid4()), new_mac())
+
+
+@pytest.fixture
+def probe(host: Hypervisor, network: Network, probe_port: LogicalPort) -> Iterator[Probe]:
+    """Something on ``network`` that can ping and is no VM, on the first hypervisor."""
+    address = f"{probe_port.address}/{network.subnet.prefixlen}"
+    row = f"external_ids:iface-id={probe_port.name}"
+    probe = add_probe(host, "probe", probe_port.mac, address, Interface=row)
+    host.ovs.wait_ready(probe.name)
+    yield probe
+    probe.remove()
 
 
 @pytest.fixture
@@ -222,3 +244,33 @@ def begin(vdsm: Vdsm) -> Iterator[StartMaker]:
             domain.destroy()
     for start in begun:
         start.join()
+
+
+DOOMED_AGENT = str(PROJECT / "tests/lab/harness/inside/doomed_agent.py")
+AGENT_WAS_KILLED = "/run/agent-was-killed"
+
+
+@pytest.fixture
+def doomed(host: Hypervisor, installed: list[Product]) -> Iterator[DoomedMaker]:
+    """Start an agent that kills itself once: ``doomed(point, supervised=False)``.
+
+    After the test no agent runs on the first hypervisor.
+    """
+    started: list[Service] = []
+
+    def start(point: Point, *, supervised: bool = False) -> Service:
+        options = ["--supervised"] if supervised else []
+        words = [str(word) for word in point]
+        argv = ["python3", "-I", DOOMED_AGENT, *options, *words, AGENT_WAS_KILLED]
+        ready = lambda: host.exists(SOCKET)  # noqa: E731
+        service = Service(host, "doomed-agent", argv, log=LOG, ready=ready)
+        host.path(AGENT_WAS_KILLED).unlink(missing_ok=True)
+        host.path(SOCKET).unlink(missing_ok=True)
+        service.start()
+        started.append(service)
+        return service
+
+    yield start
+    for service in [*started, installed[0].agent]:
+        if service.running:
+            service.stop()

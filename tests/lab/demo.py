@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """``python -m tests.lab.demo``: a VM's vNIC from VDSM's hook to a ping, on two hypervisors.
 
+And then a power cut, on a hypervisor of its own that systemd boots (demo_reboot.py).
+
 Ends with status 0 only if the ping arrived and cleaning up left nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -13,11 +16,12 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lxml import etree
 
-from tests.lab.demo_teller import Teller
+from tests.lab import demo_reboot
+from tests.lab.demo_teller import Failed, Teller
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.guest import BOOT_TIMEOUT, Guest
 from tests.lab.harness.guest_image import guest_image
@@ -32,10 +36,6 @@ from tests.lab.harness.vdsm import Vdsm, Vm
 PINGS = 3
 LOGS_HERE = LOGS / "demo"
 EVENT = "before_device_create"
-
-
-class Failed(Exception):
-    """The demo did not show what it should; the text is one line."""
 
 
 class Demo:
@@ -269,15 +269,29 @@ def main() -> int:
 
 
 def tell(teller: Teller) -> None:
-    """Build the lab, tell the chapters, take the lab down."""
+    """Tell everything, in two labs one after the other."""
     shutil.rmtree(LOGS_HERE, ignore_errors=True)
-    lab = Lab(hypervisors=2, start=False)
-    try:
-        lab.__enter__()
+    with laboratory(teller, Lab(hypervisors=2, start=False)) as lab:
         demo = Demo(teller, lab)
         for chapter in CHAPTERS:
-            teller.chapter((chapter.__doc__ or chapter.__name__).splitlines()[0].rstrip("."))
+            teller.chapter(heading(chapter))
             chapter(demo)
+    teller.chapter(heading(demo_reboot.reboot))
+    with laboratory(teller, Lab(hypervisors=1, systemd=True, start=False)) as lab:
+        demo_reboot.reboot(teller, lab)
+
+
+def heading(chapter: Callable[..., None]) -> str:
+    """A chapter's first line."""
+    return (chapter.__doc__ or chapter.__name__).splitlines()[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def laboratory(teller: Teller, lab: Lab) -> Iterator[Lab]:
+    """A lab that is taken down at the end, and its logs kept if something fails in it."""
+    try:
+        lab.__enter__()
+        yield lab
     except BaseException:
         lab.save_logs(LOGS_HERE.name)
         try:

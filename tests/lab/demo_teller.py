@@ -16,6 +16,10 @@ INDENT = "    "
 BOLD, RED, GREEN, PLAIN = "\033[1m", "\033[31m", "\033[32m", "\033[0m"
 
 
+class Failed(Exception):
+    """The demo did not show what it should; the text is one line."""
+
+
 class Teller:
     """Writes what the demo does, as it does it.
 

@@ -415,6 +415,22 @@ def test_guests_on_hybrid_ports_reach_each_other(
 
 
 @pytest.mark.usefixtures("hybrid")
+def test_a_hybrid_port_that_somebody_deleted_is_plugged_again_and_wired_again(
+    vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
+) -> None:
+    first, second = servers(neutron, network, open_)
+    with running(vdsm, first, second):
+        neutron.wait_status("ACTIVE", first.port, second.port)
+        wired = host.ovs.port(second.name("qvo"))["tag"]
+
+        host.vsctl("del-port", second.name("qvo"))
+        again = lambda: host.ovs.port(second.name("qvo")).get("tag") == wired  # noqa: E731
+        wait_until(again, 30, "the port in its VLAN", interval=0.1)
+
+        assert first.reaches(second)
+
+
+@pytest.mark.usefixtures("hybrid")
 def test_security_groups_hold_on_hybrid_ports(
     vdsm: Vdsm, neutron: Neutron, network: NeutronNetwork, closed: str
 ) -> None:

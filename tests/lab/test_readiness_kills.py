@@ -7,23 +7,26 @@ systemd would start it, with the socket open all the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.conftest import Configure, PortMaker, StartMaker, VmMaker
+from tests.lab.conftest import (
+    AGENT_WAS_KILLED,
+    Configure,
+    DoomedMaker,
+    Point,
+    PortMaker,
+    StartMaker,
+    VmMaker,
+)
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.product import Product
-from tests.lab.harness.service import Daemon, Service
+from tests.lab.harness.service import Daemon
 from tests.lab.harness.vdsm import Vdsm
 from tests.lab.harness.vm_start import agent_status, pending, state, stays_paused
-from vif_driver import wire
-
-DOOMED_AGENT = str(PROJECT / "tests/lab/harness/inside/doomed_agent.py")
-FLAG = "/run/agent-was-killed"
 
 PUT = "vif_driver.host.starts:Starts.put"
 FORGET = "vif_driver.host.starts:Starts.forget"
@@ -57,7 +60,6 @@ END = {
     "before the third answer": (SEND, "before", 3),
     "when the vNIC is said to be plugged": (WATCH, "before", 1),
 }
-Point = tuple[str, str, int]
 
 # Where it is known, or has to be, that somebody else wants the VM paused.
 PAUSED = {
@@ -87,29 +89,6 @@ def product(installed: list[Product]) -> Product:
     return installed[0]
 
 
-@pytest.fixture
-def doomed(host: Hypervisor, product: Product) -> Iterator[Callable[..., Service]]:
-    """Start an agent that kills itself once: ``doomed(point, supervised=False)``."""
-    started: list[Service] = []
-
-    def start(point: Point, *, supervised: bool = False) -> Service:
-        options = ["--supervised"] if supervised else []
-        words = [str(word) for word in point]
-        argv = ["python3", "-I", DOOMED_AGENT, *options, *words, FLAG]
-        ready = lambda: host.exists(wire.SOCKET)  # noqa: E731
-        service = Service(host, "doomed-agent", argv, log="/var/log/vif-agent.log", ready=ready)
-        host.path(FLAG).unlink(missing_ok=True)
-        host.path(wire.SOCKET).unlink(missing_ok=True)
-        service.start()
-        started.append(service)
-        return service
-
-    yield start
-    for service in [*started, product.agent]:
-        if service.running:
-            service.stop()
-
-
 def wait_nothing_pending(host: Hypervisor) -> None:
     wait_until(lambda: not pending(host), 10, "no start left")
 
@@ -119,7 +98,7 @@ def test_without_another_agent_the_hooks_let_the_vm_run(
     host: Hypervisor,
     vdsm: Vdsm,
     product: Product,
-    doomed: Callable[..., Service],
+    doomed: DoomedMaker,
     new_port: PortMaker,
     new_vm: VmMaker,
     point: Point,
@@ -129,7 +108,7 @@ def test_without_another_agent_the_hooks_let_the_vm_run(
 
     vdsm.create_vm(vm)
 
-    killed = host.exists(FLAG)
+    killed = host.exists(AGENT_WAS_KILLED)
     assert killed
     assert state(host, vm) == "running"
     assert {run.status for run in vdsm.runs} == {0}
@@ -140,7 +119,7 @@ def test_without_another_agent_the_hooks_let_the_vm_run(
 @at(PLUG, RUN, END)
 def test_the_next_agent_lets_the_vm_run_and_not_before_it_can(
     host: Hypervisor,
-    doomed: Callable[..., Service],
+    doomed: DoomedMaker,
     new_port: PortMaker,
     new_vm: VmMaker,
     deaf_ovn: Daemon,
@@ -156,7 +135,7 @@ def test_the_next_agent_lets_the_vm_run_and_not_before_it_can(
     deaf_ovn.resume()
     start.finish()
 
-    assert host.exists(FLAG)
+    assert host.exists(AGENT_WAS_KILLED)
     assert held
     assert state(host, vm) == "running"
     assert {run.status for run in start.vdsm.runs} == {0}
@@ -169,7 +148,7 @@ def test_a_vm_that_the_engine_wants_paused_stays_paused(
     host: Hypervisor,
     vdsm: Vdsm,
     product: Product,
-    doomed: Callable[..., Service],
+    doomed: DoomedMaker,
     new_port: PortMaker,
     new_vm: VmMaker,
     configure: Configure,
@@ -185,6 +164,6 @@ def test_a_vm_that_the_engine_wants_paused_stays_paused(
         product.start()
     wait_until(lambda: agent_status(host)["libvirt_connected"], 10, "an agent with libvirt")
 
-    assert host.exists(FLAG)
+    assert host.exists(AGENT_WAS_KILLED)
     assert stays_paused(host, vm, 0.6)
     wait_nothing_pending(host)

@@ -43,6 +43,7 @@ def test_what_is_set_replaces_the_default(file: Path) -> None:
         "[neutron]\nfirewall_driver = openvswitch\nhybrid_security_groups = listed\n"
         "linux_bridge_plug = dummy_bridge\n"
         "[start]\ndeadline = 7.5\nafter_deadline = keep_paused\n"
+        "[reconcile]\ngrace = 2.5\n"
     )
 
     assert config.load(file) == Config(
@@ -52,6 +53,7 @@ def test_what_is_set_replaces_the_default(file: Path) -> None:
         linux_bridge_plug=LinuxBridgePlug.DUMMY_BRIDGE,
         start_deadline=7.5,
         after_deadline=AfterDeadline.KEEP_PAUSED,
+        grace=2.5,
     )
 
 
@@ -75,6 +77,7 @@ def test_no_state_of_the_security_groups_may_be_named(file: Path) -> None:
         ("[nova]\nfirewall_driver = auto\n", "is not a setting"),
         ("[start]\nstart_deadline = 5\n", "start_deadline is not a setting"),
         ("[start]\nafter_deadline = pause\n", "resume, keep_paused"),
+        ("[start]\ngrace = 5\n", "grace is not a setting"),
     ],
 )
 def test_a_setting_without_meaning_is_refused_with_what_would_have_one(
@@ -102,6 +105,25 @@ def test_a_deadline_that_no_hook_would_wait_for_is_refused(file: Path, text: str
     file.write_text(f"[start]\ndeadline = {text}\n", encoding="utf-8")
 
     with pytest.raises(ConfigError, match=r"from 0 .* to 300"):
+        config.load(file)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1", 1), ("2.25", 2.25), ("600", 600)])
+def test_the_grace_period_is_a_number_of_seconds(file: Path, text: str, seconds: float) -> None:
+    file.write_text(f"[reconcile]\ngrace = {text}\n")
+
+    assert config.load(file).grace == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.999", "-1", "601", "600.1", "10s", "1e2", "nan", "inf", "1.", "\u0661"]
+)
+def test_a_grace_period_in_which_nobody_would_come_back_or_that_nobody_would_wait_for_is_refused(
+    file: Path, text: str
+) -> None:
+    file.write_text(f"[reconcile]\ngrace = {text}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"from 1 to 600"):
         config.load(file)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from vif_driver.vnic import Plugin, VnicIdentity
 from .conftest import MAC, VM_ID, VNIC_ID
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
-COMMANDS = ("status", "list", "trace", "doctor")
+COMMANDS = ("status", "list", "trace", "doctor", "reconcile")
 
 
 def vnic(vnic_id: str = VNIC_ID, **more: Any) -> ExternalVnic:
@@ -56,7 +57,7 @@ def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"\n    {command} " in shown for command in COMMANDS)
+    assert all(re.search(rf"\n    {command}\s", shown) for command in COMMANDS)
 
 
 def test_an_error_is_one_line_and_status_one(
@@ -261,6 +262,9 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
         (["d"], ["doctor"]),
         (["--debug", "tr"], ["trace"]),
         (["list", "--"], ["--json", "--help"]),
+        (["reconcile", "--"], ["--json", "--help", "--dry-run", "--list", "--restore"]),
+        (["reconcile", "--restore", ""], [VNIC_ID]),
+        (["reconcile", ""], []),
         (["list", ""], []),
         (["trace", ""], [VNIC_ID, f"tap{VNIC_ID[:11]}"]),
         (["trace", "3c"], [VNIC_ID]),

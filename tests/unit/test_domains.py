@@ -129,6 +129,31 @@ def test_libvirts_other_states_are_told_in_ours(
     assert asking(lambda asked: asked.state(VM_ID)) is expected
 
 
+def test_one_vm_is_told_as_among_all(vm: Any) -> None:
+    vm.suspend()
+
+    async def both(asked: Domains) -> Any:
+        return await asked.get(VM_ID), await asked.all()
+
+    one, every = asking(both)
+
+    assert one in every
+    assert (one.id, one.name, one.state) == (VM_ID, "a-vm", State.PAUSED)
+    assert len(one.interfaces()) == 2
+
+
+@pytest.mark.usefixtures("vm")
+def test_a_vm_that_does_not_exist_is_not_told() -> None:
+    assert asking(lambda asked: asked.get(NO_VM)) is None
+
+
+@pytest.mark.usefixtures("vm")
+def test_a_vm_without_a_process_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt.virDomain, "state", lambda _self: [libvirt.VIR_DOMAIN_SHUTOFF, 0])
+
+    assert asking(lambda asked: asked.get(VM_ID)) is None
+
+
 def test_a_vm_that_was_started_paused_is_resumed(vm: Any) -> None:
     vm.suspend()
 

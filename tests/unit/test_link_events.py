@@ -165,3 +165,92 @@ def test_a_wait_that_is_cancelled_leaves_nothing_open(with_links: InNamespace) -
 
 def _ip_batch(commands: str) -> None:
     subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+
+
+# ---- the word that a device is gone --------------------------------------------------------------
+
+
+class Told:
+    """A watch, and how often it has told that a device is gone."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self._watch = link_events.Watch(self._note)
+
+    def _note(self) -> None:
+        self.times += 1
+
+    async def after(self, commands: str) -> int:
+        """Tell how often it did because of what ``ip`` was told to do."""
+        before = self.times
+        # While the loop is busy, so that everything is there to be read at once.
+        _ip_batch(commands)
+        await asyncio.sleep(0.01)
+        return self.times - before
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+def watching(with_links: InNamespace, *commands: str) -> Any:
+    """Tell how often a watch tells that a device is gone, for each batch of commands."""
+
+    async def scenario(_links: Links) -> list[int]:
+        told = Told()
+        times = [await told.after(batch) for batch in commands]
+        told.close()
+        return times
+
+    return with_links(scenario)
+
+
+def test_a_device_that_is_gone_is_told(with_links: InNamespace) -> None:
+    assert watching(with_links, "link add br0 type bridge", "link del br0") == [0, 1]
+
+
+def test_devices_that_appear_or_change_are_not_told(with_links: InNamespace) -> None:
+    changes = "link set lo up\nlink add br0 type bridge\nlink set br0 up\nlink set br0 alias x\n"
+
+    assert watching(with_links, changes) == [0]
+
+
+def test_many_devices_that_are_gone_at_once_are_told_once(with_links: InNamespace) -> None:
+    make = "".join(f"link add s{number} group 7 type veth peer t{number}\n" for number in range(20))
+
+    assert watching(with_links, make, "link del group 7") == [0, 1]
+
+
+def test_a_device_that_is_gone_among_others_that_appear_is_told(with_links: InNamespace) -> None:
+    make = "".join(f"link add br{number} type bridge\n" for number in range(5))
+
+    assert watching(with_links, "link add x type bridge", f"{make}link del x\n")[1] == 1
+
+
+def test_messages_that_were_lost_are_taken_for_a_device_that_is_gone(
+    with_links: InNamespace,
+) -> None:
+    storm = "".join(f"link add s{number} type veth peer t{number}\n" for number in range(150))
+
+    times = watching(with_links, storm, "link add br0 type bridge", "link del br0")
+
+    assert times[0] >= 1 and times[1:] == [0, 1]
+
+
+def test_a_watch_that_is_closed_tells_nothing_and_leaves_nothing_open(
+    with_links: InNamespace,
+) -> None:
+    async def scenario(_links: Links) -> Any:
+        before = len(os.listdir("/proc/self/fd"))
+        told = Told()
+        told.close()
+        times = await told.after("link add br0 type bridge\nlink del br0\n")
+        return times, len(os.listdir("/proc/self/fd")) - before
+
+    assert with_links(scenario) == (0, 0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 3, 10_000])
+def test_a_length_that_makes_no_sense_ends_the_reading(length: int) -> None:
+    message = link_events._HEADER.pack(length, 16) + bytes(6)
+
+    assert link_events._tells_of_one_gone(message) is False

@@ -100,6 +100,36 @@ def test_who_is_not_admitted_gets_no_answer(path: Path) -> None:
     assert frame == b"" and not asked
 
 
+@pytest.mark.parametrize(
+    ("event", "uid", "status"),
+    [("reconcile", 0, 0), ("reconcile", 36, 1), ("status", 36, 0)],
+)
+def test_what_is_for_root_is_refused_to_anybody_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch, event: str, uid: int, status: int
+) -> None:
+    monkeypatch.setattr(server, "_peer", lambda _connection: (1, uid, uid))
+    asked: list[Request] = []
+
+    async def answer(request: Request) -> Reply:
+        asked.append(request)
+        return Reply()
+
+    async def main() -> bytes:
+        callers = Callers(users=frozenset((0, 36)), owner=0)
+        with server.listen(path, callers) as listener:
+            serves = Server(Answering(answer), callers, for_root=("reconcile",))
+            task = asyncio.ensure_future(serves.serve(listener))
+            frame = await exchange(path, wire.encode_request(Request(event, {}, b"")))
+            task.cancel()
+            await asyncio.wait([task])
+        return frame
+
+    reply = wire.decode_reply(asyncio.run(main()))
+
+    assert (reply.status, "for root only" in reply.message) == (status, status == 1)
+    assert len(asked) == (0 if status else 1)
+
+
 def test_the_socket_is_for_vdsms_user_alone(path: Path) -> None:
     with server.listen(path, Callers(frozenset(), owner=36)):
         status = path.stat()

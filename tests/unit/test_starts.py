@@ -251,6 +251,16 @@ def test_a_file_whose_name_is_no_vms_id_is_no_start(
     assert another_process(folder).all() == []
 
 
+@pytest.mark.parametrize("vm_id", ["", ".", "../starting", "/etc/passwd", "x" * 300])
+def test_what_is_no_vms_id_is_not_looked_for(
+    folder: Path, vm_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(exist_ok=True)
+
+    assert another_process(folder).get(vm_id) is None
+    assert caplog.text == ""
+
+
 def test_a_damaged_file_hides_no_other(starts: Starts, folder: Path) -> None:
     starts.put(START)
     (folder / VNIC_ID).write_text("nonsense")

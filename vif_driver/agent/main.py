@@ -15,7 +15,7 @@ from pathlib import Path
 from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
 from vif_driver.agent.readiness import Readiness, Waiting
-from vif_driver.agent.reconcile import Reconciler
+from vif_driver.agent.reconcile import ASK_TIME, Reconciler
 from vif_driver.errors import ConfigError, Unavailable, VifError
 from vif_driver.events import Events
 from vif_driver.events.turns import Turns
@@ -24,15 +24,23 @@ from vif_driver.host.domains import Domains
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Starts
+from vif_driver.reconciliation.report import Report
 
 log = logging.getLogger(__name__)
 
-#: What ``vifctl status`` asks; every other request is a VDSM event.
+#: What ``vifctl`` asks; every other request is a VDSM event.
 STATUS = "status"
+RECONCILE = "reconcile"
+
+# The hooks of VDSM's user have no need of it, and it takes long.
+_FOR_ROOT = frozenset((RECONCILE,))
 
 # Seconds that the answer to a VM's start takes beyond the deadline of its vNICs, for telling what
 # is wrong and for libvirt.
 _RESUME_TIME = 30.0
+
+# Seconds that the answer to RECONCILE may take beyond what the reconciler takes at the most.
+_REPORT_TIME = 10.0
 
 
 class Agent:
@@ -71,6 +79,8 @@ class Agent:
         """Answer one request."""
         if request.event == STATUS:
             return wire.Reply(data=json.dumps(self._status()).encode())
+        if request.event == RECONCILE:
+            return wire.Reply(data=json.dumps((await self._reconcile()).as_dict()).encode())
         reply = await self._events.handle(request)
         self._answered += 1
         self._failed += reply.status != 0
@@ -79,6 +89,11 @@ class Agent:
     async def withdraw(self, request: wire.Request) -> None:
         """Take back what was done for a caller who is gone."""
         await self._events.withdraw(request)
+
+    async def _reconcile(self) -> Report:
+        if self._trouble is not None:
+            return Report(trouble=f"vif-agent does not look after this host: {self._trouble}")
+        return await self.reconciler.now()
 
     def _status(self) -> dict[str, object]:
         bridge = self._settings.integration_bridge
@@ -97,6 +112,7 @@ class Agent:
             "configuration_error": None if self._trouble is None else str(self._trouble),
             "events_answered": self._answered,
             "events_failed": self._failed,
+            "grace": self._settings.grace,
             "stale_removed": self.reconciler.counts.removed,
             "plugged_again": self.reconciler.counts.plugged,
             "waiting": [self._describe(waiting) for waiting in self.readiness.waiting],
@@ -136,8 +152,12 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         agent.readiness.recover()
         if trouble is None:  # else it isn't known which bridge is ours to look after
             agent.reconciler.start()
-        patience = {"after_vm_start": settings.start_deadline + _RESUME_TIME}
-        serving = asyncio.ensure_future(server.Server(agent, callers, patience).serve(listener))
+        patience = {
+            "after_vm_start": settings.start_deadline + _RESUME_TIME,
+            RECONCILE: settings.grace + ASK_TIME + _REPORT_TIME,
+        }
+        serves = server.Server(agent, callers, patience, _FOR_ROOT)
+        serving = asyncio.ensure_future(serves.serve(listener))
         watchdog = asyncio.ensure_future(service_manager.feed_watchdog())
         log.info("vif-agent %s serves on %s", __version__, wire.SOCKET)
         service_manager.notify("READY=1")

@@ -17,7 +17,7 @@ import pwd
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -79,14 +79,20 @@ class Server:
         service: answers the requests.
         callers: who may ask.
         patience: seconds for answers that may take longer than others, by the event.
+        for_root: events that root alone may send.
     """
 
     def __init__(
-        self, service: Service, callers: Callers, patience: Mapping[str, float] | None = None
+        self,
+        service: Service,
+        callers: Callers,
+        patience: Mapping[str, float] | None = None,
+        for_root: Collection[str] = (),
     ) -> None:
         self._service = service
         self._callers = callers
         self._patience = patience or {}
+        self._for_root = for_root
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -136,6 +142,11 @@ class Server:
                 log.warning("process %d of user %d: %s", pid, uid, one_line(str(error)))
                 await _send(connection, failure(_ANY, str(error)))
             else:
+                if uid != 0 and request.event in self._for_root:
+                    log.warning("refused %s to user %d, process %d", request.event, uid, pid)
+                    only = f"{request.event} is for root only; run vifctl as root"
+                    await _send(connection, failure(request.event, only))
+                    return
                 await self._serve_request(connection, request)
                 milliseconds = (time.monotonic() - begun) * 1000
                 log.debug("%s answered in %.1f ms", request.event, milliseconds)

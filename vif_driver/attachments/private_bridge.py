@@ -259,9 +259,30 @@ async def idle(links: Links) -> list[Idle]:
     names = [name for name in kernel.devices() if len(name) == length]
     # A tap alone may be anybody's.
     for stem in sorted({name[3:] for name in names if name[:3] in PREFIXES[:3]}):
-        if kernel.bridge_ports("qbr" + stem) <= {"qvb" + stem}:
-            found += await _idle_of(links, stem)
+        found += await idle_of(links, stem)
     return found
+
+
+async def idle_of(links: Links, stem: str) -> list[Idle]:
+    """Give the devices of vNICs, by the end of their names, that no guest's tap is joined to.
+
+    Raises:
+        HostError: the kernel did not answer.
+    """
+    if not kernel.bridge_ports("qbr" + stem) <= {"qvb" + stem}:
+        return []
+    by_owner: dict[Owner, list[Link]] = {}
+    for prefix in PREFIXES:
+        link = await links.get(prefix + stem)
+        owner = None if link is None else owner_of(link)
+        # Under the names of another vNIC they are not what anybody made.
+        if link is not None and owner is not None and (owner.vnic_id or stem).startswith(stem):
+            by_owner.setdefault(owner, []).append(link)
+    named = [owner for owner in by_owner if owner.vnic_id is not None]
+    if len(named) == 1:
+        # Those that were not named yet are of the same plug.
+        by_owner[named[0]] += by_owner.pop(Owner(), [])
+    return [Idle(stem, owner, tuple(of_one)) for owner, of_one in by_owner.items()]
 
 
 async def remove_unnamed(links: Links, devices: Idle) -> None:
@@ -274,17 +295,3 @@ async def remove_unnamed(links: Links, devices: Idle) -> None:
         link = await links.get(seen.name)
         if link is not None and link.index == seen.index and owner_of(link) == Owner():
             await links.delete(link.name)
-
-
-async def _idle_of(links: Links, stem: str) -> list[Idle]:
-    by_owner: dict[Owner, list[Link]] = {}
-    for prefix in PREFIXES:
-        link = await links.get(prefix + stem)
-        owner = None if link is None else owner_of(link)
-        if link is not None and owner is not None:
-            by_owner.setdefault(owner, []).append(link)
-    named = [owner for owner in by_owner if owner.vnic_id is not None]
-    if len(named) == 1:
-        # Those that were not named yet are of the same plug.
-        by_owner[named[0]] += by_owner.pop(Owner(), [])
-    return [Idle(stem, owner, tuple(of_one)) for owner, of_one in by_owner.items()]

@@ -13,13 +13,14 @@ import sys
 
 from vif_driver import __version__
 from vif_driver.errors import VifError
+from vif_driver.vnic import is_uuid
 
 #: The exit status: everything is as it should be, something is not, or the command was misused.
 FINE, WRONG, USAGE = 0, 1, 2
 
 _DESCRIPTION = """\
-Looks after the vNICs of external networks on this host. It shows and changes nothing.
-An ordinary user is shown what he may see.
+Looks after the vNICs of external networks on this host. It shows and changes nothing, but for
+reconcile, which is for root. An ordinary user is shown what he may see.
 """
 
 _EPILOG = """\
@@ -65,9 +66,25 @@ def _run(options: argparse.Namespace) -> int:
         from vif_driver.ctl import tracing
 
         return tracing.run(options.vnic, as_json=options.json)
+    if options.command == "reconcile":
+        return _reconcile(options)
     from vif_driver.ctl import doctoring
 
     return doctoring.run(as_json=options.json)
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    if options.list or options.restore:
+        from vif_driver.ctl import restoring
+
+        if options.list:
+            return restoring.show(as_json=options.json)
+        return restoring.run(options.restore, as_json=options.json)
+    from vif_driver.ctl import reconciling
+
+    if options.dry_run:
+        return reconciling.dry_run(as_json=options.json)
+    return reconciling.run(as_json=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +108,22 @@ def _parser() -> argparse.ArgumentParser:
         help="its id, the beginning of it, or one of its devices",
     )
     commands.add_parser("doctor", help="check everything on this host that vNICs depend on")
+    reconcile = commands.add_parser(
+        "reconcile",
+        help="have what VMs that are gone have left removed, and what VMs have lost plugged again",
+    )
+    instead = reconcile.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="show it and change nothing")
+    instead.add_argument("--list", action="store_true", help="list what was removed")
+    instead.add_argument(
+        "--restore", metavar="ID", type=_row_id, help="put back what the list has by this id"
+    )
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="for programs")
     return parser
+
+
+def _row_id(text: str) -> str:
+    if not is_uuid(text.lower()):
+        raise argparse.ArgumentTypeError("give an id that vifctl reconcile --list shows")
+    return text.lower()

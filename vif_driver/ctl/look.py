@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from vif_driver import config
-from vif_driver.errors import Unavailable, VifError
+from vif_driver.errors import HostError, Unavailable, VifError
 from vif_driver.host import Host, ovsdb_socket
 from vif_driver.host.domains import Domains
 from vif_driver.host.links import Links
@@ -33,6 +33,16 @@ _CONNECT = 2.0
 def is_root() -> bool:
     """Tell whether everything on the host may be looked at."""
     return os.geteuid() == 0
+
+
+def require_root(command: str) -> None:
+    """See that a command runs that has nothing to say to anybody else.
+
+    Raises:
+        HostError: it is somebody else's.
+    """
+    if not is_root():
+        raise HostError(f"{command} needs root", "run it as root")
 
 
 def look(work: Callable[[Sight], Awaitable[_T]]) -> _T:

@@ -93,6 +93,10 @@ def _agent(agent: service.Service) -> list[Finding]:
     findings += service.complaints(state)
     answered, failed = state.get("events_answered", 0), state.get("events_failed", 0)
     findings.append(ok("events", f"{answered} answered, {failed} of them with a failure"))
+    if "stale_removed" in state:
+        removed, plugged = state["stale_removed"], state.get("plugged_again", 0)
+        told = f"{removed} left by VMs removed, {plugged} lost by VMs plugged again"
+        findings.append(ok("reconciliation", told))
     return findings
 
 

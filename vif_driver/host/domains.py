@@ -207,16 +207,25 @@ class Domains:
             found = []
             for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
                 try:
-                    state, xml = _state(domain.state()[0]), domain.XMLDesc().encode()
+                    found.append(_domain(domain))
                 except libvirt.libvirtError as error:
                     if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                        raise
-                    continue  # it has just ended
-                if state is not None:
-                    found.append(Domain(domain.UUIDString(), domain.name(), state, xml))
-            return found
+                        raise  # else it has just ended
+            return [domain for domain in found if domain is not None]
 
         return await self._call("list the VMs", ask) or []
+
+    async def get(self, vm_id: str) -> Domain | None:
+        """Give a VM that libvirt has a process for; None if there is none of that UUID.
+
+        Raises:
+            Unavailable: libvirt does not answer.
+        """
+
+        def ask(connection: Any) -> Domain | None:
+            return _domain(connection.lookupByUUIDString(vm_id))
+
+        return await self._call(f"tell about VM {vm_id}", ask)
 
     async def version(self) -> int:
         """Give libvirt's version, as 1,000,000 * major + 1,000 * minor + release.
@@ -465,6 +474,14 @@ def _state(number: int) -> State | None:
         libvirt.VIR_DOMAIN_CRASHED: None,
     }
     return known.get(number, State.OTHER)
+
+
+def _domain(asked: Any) -> Domain | None:
+    """Read a VM; None if libvirt has no process for it."""
+    state = _state(asked.state()[0])
+    if state is None:
+        return None
+    return Domain(asked.UUIDString(), asked.name(), state, asked.XMLDesc().encode())
 
 
 def _interfaces(xml: bytes) -> list[etree._Element]:

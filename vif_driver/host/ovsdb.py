@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import ovs.db.idl
 
@@ -162,22 +161,24 @@ class Ovsdb:
 
         A queue that is used by such a row of QoS alone counts as unused, too.
         """
+        return {
+            table: {uuid: _row(table, row) for uuid, row in rows.items()}
+            for table, rows in self._unused_qos().items()
+        }
+
+    def _unused_qos(self) -> dict[str, dict[str, Any]]:
         qos = {str(row.uuid): row for row in self.replica.rows("QoS")}
-        if not qos and not self.replica.table("Queue").rows:
+        queues = {str(row.uuid): row for row in self.replica.rows("Queue")}
+        if not qos and not queues:
             return {}
         used = {str(row.uuid) for port in self.replica.rows("Port") for row in port.qos}
-        queues = {
+        used_queues = {
             str(queue.uuid) for uuid in used & set(qos) for queue in qos[uuid].queues.values()
         }
-        found: dict[str, dict[str, Row]] = {
-            "QoS": {uuid: _row("QoS", row) for uuid, row in qos.items() if uuid not in used},
-            "Queue": {
-                str(row.uuid): _row("Queue", row)
-                for row in self.replica.rows("Queue")
-                if str(row.uuid) not in queues
-            },
+        return {
+            "QoS": {uuid: row for uuid, row in qos.items() if uuid not in used},
+            "Queue": {uuid: row for uuid, row in queues.items() if uuid not in used_queues},
         }
-        return found
 
     async def add_port(
         self,
@@ -239,7 +240,7 @@ class Ovsdb:
             found = False
             for bridge, port, interface in self._interfaces(name):
                 if _carries(interface, external_ids):
-                    interface.verify("external_ids")
+                    _require_unchanged(interface, "external_ids")
                     # Rows that nothing refers to are removed by the server itself.
                     bridge.delvalue("ports", port)
                     found = True
@@ -274,10 +275,10 @@ class Ovsdb:
             removed.clear()
             for port in ports:
                 for bridge, row, interface in self._interfaces(port.name):
-                    if str(row.uuid) != port.uuid or _row("Interface", interface) != port.interface:
-                        continue
-                    if is_stale(port):
-                        interface.verify("external_ids")
+                    if _whole(bridge, row, interface) == port and is_stale(port):
+                        # Whose it is, and whether other software wants it left alone.
+                        _require_unchanged(interface, "external_ids")
+                        _require_unchanged(row, "external_ids")
                         bridge.delvalue("ports", row)
                         removed.append(port)
             self._delete_unused(unused)
@@ -286,12 +287,12 @@ class Ovsdb:
         return removed
 
     def _delete_unused(self, unused: Mapping[str, Iterable[str]]) -> None:
-        still = self.unused_qos()
+        still = self._unused_qos()
         # Queues last: rows of QoS refer to them.
         for table in ("QoS", "Queue"):
             for uuid in unused.get(table, ()):
                 if uuid in still.get(table, {}):
-                    self.replica.table(table).rows[UUID(uuid)].delete()
+                    still[table][uuid].delete()
 
     async def wait_port(self, name: str, external_ids: Mapping[str, str], timeout: float) -> bool:
         """Wait until there is a port of that name with these ``external_ids``.
@@ -385,6 +386,16 @@ def _plain(value: Any) -> Any:
 def _set_columns(row: Any, columns: Mapping[str, Any]) -> None:
     for column, value in columns.items():
         setattr(row, column, value)
+
+
+def _require_unchanged(row: Any, column: str) -> None:
+    """Have a transaction be tried anew if a column has changed that the replica shows unchanged.
+
+    The IDL demands that, but of rows alone that are written to (ovs.db.idl.Transaction.commit());
+    so the column is written, as it is.
+    """
+    row.verify(column)
+    setattr(row, column, getattr(row, column))
 
 
 def _carries(row: Any, external_ids: Mapping[str, str]) -> bool:

@@ -24,8 +24,14 @@ log = logging.getLogger(__name__)
 #: Seconds until a transaction that the server does not answer is given up.
 TRANSACTION_TIMEOUT = 5.0
 
+#: Seconds for a connection that was lost to come back.
+RECONNECTION_TIMEOUT = 2.0
+
 #: Milliseconds between two attempts to connect; less the library doesn't allow (ovs/reconnect.py).
 RECONNECT_BACKOFF = 1000
+
+# Seconds that a transaction waits for the change that it was refused for, before it tries again.
+_PAUSE = 0.1
 
 _COMMITTED = (ovs.db.idl.Transaction.SUCCESS, ovs.db.idl.Transaction.UNCHANGED)
 
@@ -38,10 +44,16 @@ class Replica:
         remote: where its server listens, in OVSDB's own notation (ovsdb(7)).
         tables: the tables and columns to replicate; the IDL writes only to those as well.
         remedy: what to do when the server does not answer.
+        idl: makes the IDL of a remote and tables; for one that is to be set up otherwise.
     """
 
     def __init__(
-        self, name: str, remote: str, tables: ovs.db.idl.SchemaHelper, remedy: str
+        self,
+        name: str,
+        remote: str,
+        tables: ovs.db.idl.SchemaHelper,
+        remedy: str,
+        idl: Callable[[str, Any], Any] = ovs.db.idl.Idl,
     ) -> None:
         self._name = name
         self._remote = remote
@@ -52,7 +64,7 @@ class Replica:
         self._armed = contextlib.ExitStack()
         self._closed = False
         self._was_connected = False
-        self._idl = ovs.db.idl.Idl(remote, tables)
+        self._idl = idl(remote, tables)
         # By default the pause between two attempts grows to 8 s; a VM start doesn't wait so long
         # for a database that has been back for a while.
         self._idl._session.reconnect.set_backoff(RECONNECT_BACKOFF, RECONNECT_BACKOFF)
@@ -92,7 +104,7 @@ class Replica:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    async def wait_connected(self, timeout: float = 2.0) -> None:
+    async def wait_connected(self, timeout: float = RECONNECTION_TIMEOUT) -> None:
         """Wait for the connection, which may just be coming back after a restart.
 
         Raises:
@@ -128,20 +140,29 @@ class Replica:
                 return condition()
         return True
 
-    async def transact(self, what: str, build: Callable[[Any], None]) -> None:
+    async def transact(
+        self,
+        what: str,
+        build: Callable[[Any], None],
+        timeout: float = TRANSACTION_TIMEOUT,
+        reconnection: float = RECONNECTION_TIMEOUT,
+    ) -> None:
         """Commit what ``build`` puts into a transaction, again if the database had moved on.
 
         Args:
             what: the purpose, for messages, as in "refused to ...".
             build: called anew for each attempt, with an empty ovs.db.idl.Transaction.
+            timeout: seconds until the last attempt is given up.
+            reconnection: how many of them a connection that was lost may take to come back.
 
         Raises:
             HostError: the server refused, or the database kept changing.
             Unavailable: the server did not answer in time.
         """
-        deadline = asyncio.get_running_loop().time() + TRANSACTION_TIMEOUT
+        deadline = asyncio.get_running_loop().time() + timeout
         while True:
-            await self.wait_connected()
+            left = deadline - asyncio.get_running_loop().time()
+            await self.wait_connected(min(reconnection, left))
             status, error = await self._attempt(build, deadline)
             if status in _COMMITTED:
                 return
@@ -149,11 +170,11 @@ class Replica:
                 raise Unavailable(f"{self._name} did not answer a request to {what}", self._remedy)
             if status != ovs.db.idl.Transaction.TRY_AGAIN:
                 raise HostError(f"{self._name} refused to {what} ({error})", "see its log")
-            if asyncio.get_running_loop().time() >= deadline:
+            if asyncio.get_running_loop().time() + _PAUSE >= deadline:
                 raise HostError(
                     f"{self._name} kept changing while trying to {what}", "repeat the operation"
                 )
-            await self._wait_for_change(0.1)
+            await self._wait_for_change(_PAUSE)
 
     async def _attempt(
         self, build: Callable[[Any], None], deadline: float

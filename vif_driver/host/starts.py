@@ -165,7 +165,7 @@ class Starts:
     def _all(self) -> dict[str, Start]:
         if self._known is None:
             try:
-                names = sorted(name for name in os.listdir(self._folder) if is_uuid(name))
+                names = sorted(os.listdir(self._folder))
             except FileNotFoundError:
                 names = []
             starts = [start for start in map(self._read, names) if start is not None]
@@ -173,6 +173,8 @@ class Starts:
         return self._known
 
     def _read(self, vm_id: str) -> Start | None:
+        if not is_uuid(vm_id):  # a row of the database says anything
+            return None
         path = self._folder / vm_id
         try:
             return _decode(vm_id, path.read_bytes())

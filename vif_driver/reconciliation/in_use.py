@@ -30,15 +30,23 @@ class InUse:
     devices: frozenset[str]
 
 
-async def ask(host: Host) -> InUse:
+async def ask(host: Host, vm_id: str | None = None) -> InUse:
     """Ask libvirt.
+
+    Args:
+        host: what this process may use.
+        vm_id: ask about no other VM than this.
 
     Raises:
         HostError, Unavailable: it does not answer, and so nothing is known to be unused.
     """
     if host.domains is None:
         raise Unavailable("libvirt was not asked", "run vifctl as root")
-    domains = await host.domains.all()
+    if vm_id is None:
+        domains = await host.domains.all()
+    else:
+        domain = await host.domains.get(vm_id)
+        domains = [] if domain is None else [domain]
     devices = {name for domain in domains for name in _devices(domain.xml)}
     return InUse(tuple(domains), frozenset(domain.id for domain in domains), frozenset(devices))
 

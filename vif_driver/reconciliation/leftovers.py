@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vif_driver import stale
@@ -21,6 +22,10 @@ from vif_driver.vnic import Plugin, VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.ovsdb import Ovsdb
+
+#: Ports that are read before others of this process have a turn; after a power cut there may be
+#: thousands.
+AT_ONCE = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,15 +200,16 @@ async def find(config: Config, host: Host, starts: Starts, *, ask: bool = False)
         HostError, Unavailable: the database, libvirt or the kernel does not answer: nothing is
             known to be of no use.
     """
-    ports = [] if host.ovsdb is None else _without_device(host.ovsdb, config.integration_bridge)
+    bridge = config.integration_bridge
+    ports = [] if host.ovsdb is None else await _without_device(host.ovsdb, bridge)
     # Other software's ports are no reason to ask libvirt.
     suspects = [port for port in ports if stale.is_a_vms(port)]
-    qos = [] if host.ovsdb is None else _unused_qos(host.ovsdb)
+    unused = {} if host.ovsdb is None else host.ovsdb.unused_qos()
     idle = [] if host.links is None else await private_bridge.idle(host.links)
-    if not (suspects or qos or idle or ask):
+    if not (suspects or _is_any_of_a_vm(unused) or idle or ask):
         return Found(kept=tuple((port, "it is not a VM's") for port in ports))
     used = await in_use.ask(host)
-    judge = _Judge(config, starts, used)
+    judge = Judge(config, starts, used)
     found: list[Leftover] = []
     kept: list[tuple[PortRows, str]] = []
     for port in ports:
@@ -213,15 +219,40 @@ async def find(config: Config, host: Host, starts: Starts, *, ask: bool = False)
             found.append(StalePort(why, config.grace, port))
         else:
             kept.append((port, why_kept))
-    for table, uuid, row in qos:
-        if not judge.is_there(row["external_ids"]["vm-id"]):
-            why = f"nothing uses it, and libvirt has no VM {row['external_ids']['vm-id']}"
-            found.append(UnusedQos(why, config.grace, table, uuid, row))
+    found += judge.qos(unused)
     found += filter(None, (judge.devices(one, host) for one in idle))
     return Found(tuple(found), tuple(kept), used)
 
 
-class _Judge:
+async def is_idle(config: Config, host: Host, starts: Starts, one: IdleDevices) -> bool:
+    """Tell whether devices that a look has found are still of no use.
+
+    Args:
+        config: the configuration.
+        host: what this process may use.
+        starts: the VMs that are being started.
+        one: what was found.
+
+    Raises:
+        HostError, Unavailable: see :func:`find`.
+    """
+    if host.links is None:
+        return False
+    idle = await private_bridge.idle_of(host.links, one.idle.stem)
+    judge = Judge(config, starts, await in_use.ask(host))
+    found = filter(None, (judge.devices(other, host) for other in idle))
+    return any(other.key == one.key for other in found)
+
+
+class Judge:
+    """Tells what is of use, by what libvirt says.
+
+    Args:
+        config: the configuration.
+        starts: the VMs that are being started.
+        used: what libvirt said.
+    """
+
     def __init__(self, config: Config, starts: Starts, used: InUse) -> None:
         self._config = config
         self._starts = starts
@@ -233,6 +264,7 @@ class _Judge:
         return vm_id in self._used.vms or (start is not None and start.age < START_TIME)
 
     def why_port_stays(self, port: PortRows) -> str | None:
+        """Tell why a port stays whose device is gone; None if it is to go."""
         if not stale.is_a_vms(port):
             return "it is not a VM's, or other software wants it left alone"
         if port.vm_id is None:
@@ -242,6 +274,19 @@ class _Judge:
         if port.name in self._used.devices:
             return "a VM's XML names the device"
         return None
+
+    def qos(self, unused: Mapping[str, Mapping[str, Row]]) -> Iterator[UnusedQos]:
+        """Give, of the rows of QoS and Queue that nothing uses, those that are to go."""
+        kept: set[str] = set()
+        # A queue stays with the row of QoS that refers to it; the database insists.
+        for table in ("QoS", "Queue"):
+            for uuid, row in unused.get(table, {}).items():
+                vm_id = row["external_ids"].get("vm-id")
+                if vm_id is None or uuid in kept or self.is_there(vm_id):
+                    kept.update(row.get("queues", {}).values())
+                else:
+                    why = f"nothing uses it, and libvirt has no VM {vm_id}"
+                    yield UnusedQos(why, self._config.grace, table, uuid, row)
 
     def devices(self, idle: Idle, host: Host) -> IdleDevices | None:
         """Judge devices that no guest is joined to; None if they stay."""
@@ -261,9 +306,12 @@ class _Judge:
         return IdleDevices(why, patience, idle, is_hybrid)
 
 
-def _without_device(ovsdb: Ovsdb, bridge: str) -> list[PortRows]:
-    gone = ovsdb.names(bridge) - kernel.devices()
-    ports = [port for name in sorted(gone) for port in ovsdb.whole(name)]
+async def _without_device(ovsdb: Ovsdb, bridge: str) -> list[PortRows]:
+    gone = sorted(ovsdb.names(bridge) - kernel.devices())
+    ports: list[PortRows] = []
+    for begin in range(0, len(gone), AT_ONCE):
+        ports += [port for name in gone[begin : begin + AT_ONCE] for port in ovsdb.whole(name)]
+        await asyncio.sleep(0)
     # Patch ports and tunnels never have one.
     return [
         port
@@ -272,10 +320,5 @@ def _without_device(ovsdb: Ovsdb, bridge: str) -> list[PortRows]:
     ]
 
 
-def _unused_qos(ovsdb: Ovsdb) -> list[tuple[str, str, Row]]:
-    return [
-        (table, uuid, row)
-        for table, rows in ovsdb.unused_qos().items()
-        for uuid, row in rows.items()
-        if "vm-id" in row["external_ids"]
-    ]
+def _is_any_of_a_vm(unused: Mapping[str, Mapping[str, Row]]) -> bool:
+    return any("vm-id" in row["external_ids"] for rows in unused.values() for row in rows.values())

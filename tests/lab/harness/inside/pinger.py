@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""``pinger.py ADDRESS SECONDS``: send a ping every so often until standard input ends.
+
+iputils' ping counts its pauses in the kernel's ticks, and does not wait for answers at its end.
+Prints a line when the first answer has come, and at the end what became of the requests sent from
+then on, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+
+ECHO_REQUEST, ECHO_REPLY = 8, 0
+HEADER = struct.Struct("!BBHHHI")
+IP_HEADER_LENGTH = 0x0F
+#: Seconds that an answer may take; the userspace datapath and its guests may be busy.
+PATIENCE = 3.0
+
+
+def request(number: int, identity: int) -> bytes:
+    """Make an echo request (RFC 792) with a number that doesn't wrap around in its data."""
+    draft = HEADER.pack(ECHO_REQUEST, 0, 0, identity, number & 0xFFFF, number)
+    total = sum(struct.unpack("!6H", draft))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    return HEADER.pack(ECHO_REQUEST, 0, checksum, identity, number & 0xFFFF, number)
+
+
+def answered(packet: bytes, identity: int) -> int | None:
+    """Give the number of the request that a packet answers, if it answers one of ours."""
+    body = packet[(packet[0] & IP_HEADER_LENGTH) * 4 :]
+    if len(body) < HEADER.size:
+        return None
+    kind, _, _, theirs, _, number = HEADER.unpack_from(body)
+    return number if (kind, theirs) == (ECHO_REPLY, identity) else None
+
+
+def main() -> None:
+    """Ping."""
+    address, interval = sys.argv[1], float(sys.argv[2])
+    identity = os.getpid() & 0xFFFF
+    line = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    line.connect((address, 0))
+    answers: dict[int, float] = {}
+    sent = first = 0
+    due = time.monotonic()
+    end = None
+    while end is None or (len(answers) < sent - first and time.monotonic() < end):
+        readable, _, _ = select.select(
+            [line, *([sys.stdin] if end is None else [])],
+            [],
+            [],
+            max(0.0, (due if end is None else end) - time.monotonic()),
+        )
+        if line in readable:
+            number = answered(line.recv(2048), identity)
+            if number is not None and not answers:
+                first = number
+                print("answered", flush=True)
+            if number is not None and number >= first:
+                answers.setdefault(number, time.monotonic())
+        if sys.stdin in readable:
+            end = time.monotonic() + PATIENCE
+        elif end is None and time.monotonic() >= due:
+            # The numbers begin with 0; what waits too long for the processor is made up for.
+            line.send(request(sent, identity))
+            sent += 1
+            due += interval
+    times = sorted(answers.values())
+    gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    told = {
+        "sent": sent - first,
+        "lost": sent - first - len(answers),
+        "longest_gap": max(gaps, default=0.0),
+    }
+    print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()
