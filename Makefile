@@ -47,7 +47,7 @@ help: ## list the targets
 
 deps: build/deps.stamp build/deps-others.stamp ## install what tests and demo need (apt, pip; as root)
 
-demo: build/deps.stamp ## plug a VM's vNIC on a real lab of two hypervisors, and ping it from the other
+demo: build/deps.stamp ## plug a VM's vNIC on a real lab of two hypervisors, ping it from the other; cut a host's power
 	$(SYSTEM) -m tests.lab.demo
 
 check: deps lint ## everything: lint, unit tests on three interpreters, the lab

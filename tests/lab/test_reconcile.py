@@ -273,6 +273,21 @@ def test_the_row_of_a_vm_whose_tap_is_gone_stays_while_the_vm_is_there(
     assert {tap(vm), tap(paused)} <= host.ovs.ports()
 
 
+def test_a_device_that_is_back_before_the_second_look_keeps_its_row(
+    host: SystemdHypervisor, product: SystemdProduct
+) -> None:
+    ids = libvirts_ids()
+    add_port(host, "blinking", external_ids=ids)
+    wait_until(lambda: product.journal(VIF_VM=ids["vm-id"]), 10, "the first look", interval=0.05)
+    host.ip("tuntap add blinking mode tap")
+
+    wait_for_a_pass(host)
+
+    assert "blinking" in host.ovs.ports()
+    host.vsctl("del-port", "blinking")
+    host.ip("link del blinking")
+
+
 def test_a_vm_that_starts_again_before_the_second_look_wins(
     host: SystemdHypervisor,
     product: SystemdProduct,

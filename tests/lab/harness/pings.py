@@ -74,6 +74,8 @@ class Probe:
 
     def remove(self) -> None:
         """Take it away; its port may be gone already."""
+        # Before its namespace, which the kernel takes its time to clear.
+        self.host.run(["ip", "link", "del", self.name])
         self.host.run(["ip", "netns", "del", self.name])
         self.host.vsctl("--if-exists", "del-port", self.name)
 
