@@ -215,6 +215,13 @@ def test_who_does_not_want_a_port_removed_is_told(look: OnPaper) -> None:
     assert found.kept == ((port, "it is not a VM's, or other software wants it left alone"),)
 
 
+@pytest.mark.parametrize("kind", ["internal", "patch", "geneve", "vxlan"])
+def test_ports_that_never_have_a_device_are_not_told(look: OnPaper, kind: str) -> None:
+    found = look(lambda paper: paper.database.add(a_port("other", type=kind), a_port()))
+
+    assert found.kept == ()
+
+
 @pytest.mark.parametrize(
     ("name", "tap"), [(TAP, TAP), (QVO, TAP), ("vnet0", "vnet0")], ids=["tap", "hybrid", "other"]
 )

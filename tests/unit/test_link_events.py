@@ -223,7 +223,7 @@ def test_many_devices_that_are_gone_at_once_are_told_once(with_links: InNamespac
 def test_a_device_that_is_gone_among_others_that_appear_is_told(with_links: InNamespace) -> None:
     make = "".join(f"link add br{number} type bridge\n" for number in range(5))
 
-    assert watching(with_links, "link add x type bridge", f"{make}link del x\n")[1] == 1
+    assert watching(with_links, "link add x type bridge", f"link del x\n{make}")[1] == 1
 
 
 def test_messages_that_were_lost_are_taken_for_a_device_that_is_gone(
@@ -247,6 +247,25 @@ def test_a_watch_that_is_closed_tells_nothing_and_leaves_nothing_open(
         return times, len(os.listdir("/proc/self/fd")) - before
 
     assert with_links(scenario) == (0, 0)
+
+
+def test_after_a_watch_that_is_closed_there_may_be_another(with_links: InNamespace) -> None:
+    async def scenario(_links: Links) -> int:
+        Told().close()
+        told = Told()
+        times = await told.after("link add br0 type bridge\nlink del br0\n")
+        told.close()
+        return times
+
+    assert with_links(scenario) == 1
+
+
+@pytest.mark.parametrize("kinds", [(16, 17), (17, 16), (16, 16, 17)])
+def test_each_of_several_messages_is_read(kinds: tuple[int, ...]) -> None:
+    # Each of seventeen bytes, and then what fills it up.
+    messages = b"".join(link_events._HEADER.pack(17, kind) + b"\1\0\0\0" for kind in kinds)
+
+    assert link_events._tells_of_one_gone(messages) is True
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 3, 10_000])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from vif_driver.reconciliation.lost import LostPort
 from . import paper_host
 from .conftest import MAC, VM_ID, VNIC_ID
 from .inspected_host import a_vm, an_interface, virtualport
-from .paper_host import LIBVIRTS, OTHER_VM, QBR, QVB, QVO, TAP, OnPaper, PaperHost, a_port
+from .paper_host import LIBVIRTS, OTHER_VM, QBR, QVB, QVO, SHORT, TAP, OnPaper, PaperHost, a_port
 
 Arrange = Callable[[PaperHost], object]
 
@@ -167,6 +168,12 @@ def no_bridge_is_there(paper: PaperHost) -> None:
     paper.database.bridges.clear()
 
 
+def without(tag: str) -> str:
+    """Give an interface without one of its elements."""
+    xml = an_interface("br-int", TAP, more=virtualport(VNIC_ID))
+    return re.sub(f"<{tag} [^>]*/>", "", xml)
+
+
 def nothing_is_there(_paper: PaperHost) -> None:
     pass
 
@@ -183,6 +190,10 @@ def nothing_is_there(_paper: PaperHost) -> None:
         (direct(port="<virtualport type='openvswitch'/>"), tap_is_there),
         (direct(port="<virtualport type='openvswitch'><parameters/></virtualport>"), tap_is_there),
         (direct(port="<mtu size='1442'/>"), tap_is_there),
+        (a_vm(without("mac")), tap_is_there),
+        (a_vm(without("source")), tap_is_there),
+        (a_vm(without("target")), tap_is_there),
+        (a_vm(an_interface("br-int", "", more=virtualport(VNIC_ID))), tap_is_there),
         (a_vm("<interface type='user'/>"), tap_is_there),
         (a_vm(), tap_is_there),
     ],
@@ -196,6 +207,10 @@ def nothing_is_there(_paper: PaperHost) -> None:
         "port without parameters",
         "port without an id",
         "no virtual port",
+        "no MAC address",
+        "no bridge",
+        "no target",
+        "no name of a target",
         "no tap at all",
         "no vNIC",
     ],
@@ -299,7 +314,7 @@ def test_devices_of_other_software_get_no_port(find: OnPaper) -> None:
 
 @pytest.mark.parametrize(
     ("bridge", "target"),
-    [(QBR, "vnet0"), ("ovirtmgmt", TAP), ("qbr", "tap"), ("qbr-short", "tap-short")],
+    [(QBR, "vnet0"), ("brq" + SHORT, TAP), ("qbr", "tap"), ("qbr-short", "tap-short")],
 )
 def test_names_that_are_not_those_of_a_hybrid_vnic_are_not_looked_at(
     find: OnPaper, monkeypatch: pytest.MonkeyPatch, bridge: str, target: str
