@@ -147,6 +147,19 @@ def test_devices_that_an_agent_did_not_come_to_name_go_after_the_time_of_a_start
     assert on_paper(scenario) == ({QBR}, set())
 
 
+def test_a_plug_that_came_to_nothing_goes_although_nothing_happens_any_more(
+    on_paper: OnPaper,
+) -> None:
+    async def scenario(paper: PaperHost, reconciler: Reconciler) -> set[str]:
+        paper.begin()
+        paper.kernel.add_ours(QBR, QVB, TAP)
+        reconciler.look_soon()
+        await asyncio.sleep(START_TIME + SETTLE + GRACE + SOON)
+        return paper.kernel.names
+
+    assert on_paper(scenario) == set()
+
+
 @pytest.mark.parametrize("tap", [TAP, QTP])
 def test_devices_whose_guest_joins_them_meanwhile_stay(on_paper: OnPaper, tap: str) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:

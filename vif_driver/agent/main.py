@@ -17,7 +17,7 @@ from vif_driver.agent import server, service_manager
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.agent.reconcile import ASK_TIME, Reconciler
 from vif_driver.errors import ConfigError, Unavailable, VifError
-from vif_driver.events import Events
+from vif_driver.events import PLUGS, Events
 from vif_driver.events.turns import Turns
 from vif_driver.host import Host, starts
 from vif_driver.host.domains import Domains
@@ -84,6 +84,8 @@ class Agent:
         reply = await self._events.handle(request)
         self._answered += 1
         self._failed += reply.status != 0
+        if request.event in PLUGS:
+            self.reconciler.look_soon()
         return reply
 
     async def withdraw(self, request: wire.Request) -> None:

@@ -143,6 +143,11 @@ class Reconciler:
         finally:
             self._accounts.remove(account)
 
+    def look_soon(self) -> None:
+        """Look, and again when it is certain that what was made just now has come to nothing."""
+        if self._task is not None:
+            self._reason.set()
+
     def _on_domain(self, vm_id: str | None) -> None:
         if vm_id is None:  # libvirt is away, or back and has found VMs that it didn't know of
             self._forget("the connection to libvirt broke")

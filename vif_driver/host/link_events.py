@@ -14,6 +14,9 @@ _LINKS = 1
 
 _BUFFER = 64 * 1024
 
+# Seconds.
+_MOMENT = 0.05
+
 # Of a message the length and the type (struct nlmsghdr), and the type that says that a device is
 # gone (RTM_DELLINK); both stand in the host's byte order.
 _HEADER = struct.Struct("=IH10x")
@@ -75,13 +78,16 @@ async def wait(condition: Callable[[], bool], timeout: float) -> bool:
     deadline = loop.time() + timeout
     # Before the first look, so that nothing happens between the two.
     with _open() as events:
+        told = False
         while not condition():
             left = deadline - loop.time()
             if left <= 0:
                 return False
             message = asyncio.ensure_future(loop.sock_recv(events, _BUFFER))
             try:
-                await asyncio.wait([message], timeout=left)
+                # Of a device that goes the kernel tells a moment before /sys shows it gone.
+                timeout = min(left, _MOMENT) if told else left
+                told = bool((await asyncio.wait([message], timeout=timeout))[0])
             finally:
                 # The loop has to let go of the descriptor before it is closed.
                 message.cancel()
