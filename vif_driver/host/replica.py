@@ -73,6 +73,10 @@ class Replica:
         """Begin to connect; must be called in the running loop."""
         self._turn()
 
+    def poke(self) -> None:
+        """Let the IDL send what it was told outside of a transaction."""
+        self._turn()
+
     def close(self) -> None:
         """Drop the connection."""
         self._closed = True
