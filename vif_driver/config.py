@@ -24,6 +24,10 @@ PATH = Path("/etc/vif-driver/vif-driver.conf")
 _DEVICE_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,14}")
 
 
+# Connection methods of ovsdb(7); what becomes of a name is found out when it is used.
+_REMOTE = re.compile(r"(?:tcp|ssl):(?:\[[0-9A-Fa-f:.%\w]+\]|[^\[\]:,\s]+):[0-9]{1,5}")
+
+
 class FirewallDriver(enum.Enum):
     """What filters the ports of Neutron's Open vSwitch agent on this host.
 
@@ -72,6 +76,8 @@ class Config:
         after_deadline: ``[start] after_deadline``.
         grace: ``[reconcile] grace``, seconds between the look that finds what a VM left behind
             and the one that removes it.
+        northbound: ``[migration] northbound``, where OVN's northbound database listens, in OVSDB's
+            notation; none stands for what ``ovn-remote`` suggests, None for not using it.
     """
 
     integration_bridge: str = "br-int"
@@ -83,6 +89,7 @@ class Config:
     start_deadline: float = 15.0
     after_deadline: AfterDeadline = AfterDeadline.RESUME
     grace: float = 10.0
+    northbound: tuple[str, ...] | None = ()
 
 
 def load(path: Path = PATH) -> Config:
@@ -177,6 +184,15 @@ def _grace(text: str) -> float:
     return float(text)
 
 
+def _northbound(text: str) -> tuple[str, ...] | None:
+    if text in ("auto", "off"):
+        return () if text == "auto" else None
+    remotes = tuple(part.strip() for part in text.split(","))
+    if not all(_REMOTE.fullmatch(remote) for remote in remotes):
+        raise ValueError("give auto, off, or addresses like ssl:engine.example.com:6641")
+    return remotes
+
+
 def _after_deadline(text: str) -> AfterDeadline:
     return AfterDeadline(_one_of(text, [choice.value for choice in AfterDeadline]))
 
@@ -193,6 +209,7 @@ _SETTINGS: dict[tuple[str, str], _Setting] = {
     ("host", "integration_bridge"): _Setting(_device_name),
     ("start", "deadline"): _Setting(_deadline, "start_deadline"),
     ("start", "after_deadline"): _Setting(_after_deadline),
+    ("migration", "northbound"): _Setting(_northbound),
     ("reconcile", "grace"): _Setting(_grace),
     ("neutron", "firewall_driver"): _Setting(_firewall_driver),
     ("neutron", "hybrid_security_groups"): _Setting(_security_group_states),

@@ -184,7 +184,27 @@ def parse(properties: Mapping[str, str], mac: str | None, mtu: str | None) -> Vn
         plugin=identity.plugin,
         vm_id=identity.vm_id,
         mac=parse_mac(mac),
-        security_groups=_parse_security_groups(properties.get("security_groups")),
+        security_groups=parse_security_groups(properties.get("security_groups")),
+        mtu=_parse_mtu(mtu),
+    )
+
+
+def parse_interface(identity: VnicIdentity, mac: str | None, mtu: str | None) -> Vnic:
+    """Give a vNIC of which libvirt's XML has told the rest.
+
+    Args:
+        identity: which.
+        mac: its MAC address as the XML has it.
+        mtu: its MTU as the XML has it, in bytes.
+
+    Raises:
+        BadRequest: one of them is missing or malformed.
+    """
+    return Vnic(
+        id=identity.id,
+        plugin=identity.plugin,
+        vm_id=identity.vm_id,
+        mac=parse_mac(mac),
         mtu=_parse_mtu(mtu),
     )
 
@@ -255,7 +275,15 @@ def parse_mac(mac: str | None) -> str:
     return lower
 
 
-def _parse_security_groups(groups: str | None) -> SecurityGroups:
+def parse_security_groups(groups: str | None) -> SecurityGroups:
+    """Check the engine's ``security_groups``.
+
+    Args:
+        groups: the property; None if it isn't set.
+
+    Raises:
+        BadRequest: it is malformed.
+    """
     if groups is None:
         return SecurityGroups.DEFAULT
     if not groups.strip():

@@ -169,24 +169,30 @@ class Bench:
         Returns:
             For each command its runs.
         """
-        order = {
-            "rounds": rounds,
-            "together": together,
-            "commands": [
-                {"argv": command.argv, "env": command.env, "data": command.data}
-                for command in commands
-            ],
-        }
-        done = self.host.run(
-            [PYTHON, "-I", "-S", str(SPAWN)], user=VDSM_USER, input=json.dumps(order), timeout=120
-        )
-        return [[Run(*run) for run in runs] for runs in json.loads(done.stdout)]
+        return spawn(self.host, commands, rounds=rounds, together=together)
 
     def save_logs(self) -> Path | None:
         """Keep the logs of the host, if there is one; returns where."""
         if self._lab is None or not self._lab.anchor.alive:
             return None
         return self._lab.save_logs("bench")
+
+
+def spawn(
+    host: Hypervisor, commands: Sequence[Command], *, rounds: int, together: bool
+) -> list[list[Run]]:
+    """Spawn processes on a host as user vdsm; see :meth:`Bench.spawn`."""
+    order = {
+        "rounds": rounds,
+        "together": together,
+        "commands": [
+            {"argv": command.argv, "env": command.env, "data": command.data} for command in commands
+        ],
+    }
+    done = host.run(
+        [PYTHON, "-I", "-S", str(SPAWN)], user=VDSM_USER, input=json.dumps(order), timeout=120
+    )
+    return [[Run(*run) for run in runs] for runs in json.loads(done.stdout)]
 
 
 def hook(event: str, nic: Nic, *, vm_id: str = "", data: str | None = None) -> Command:

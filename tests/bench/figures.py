@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from tests.bench import boot_pass, hooks, live_pass, load, readiness, resources, rewriting
+from tests.bench import (
+    boot_pass,
+    hooks,
+    live_pass,
+    load,
+    migration,
+    readiness,
+    resources,
+    rewriting,
+)
 from tests.bench.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
@@ -27,4 +36,14 @@ FIGURES: tuple[Figure, ...] = (
     Figure("boot_pass_1000", "ms", None, boot_pass.of_1000),
     Figure("boot_pass_10000", "ms", None, boot_pass.of_10000),
     Figure("live_pass_lost_pings", "pings", 0, live_pass.lost_pings),
+    Figure("migration_nobody", "ratio", None, migration.nobody_median),
+    Figure("migration_nobody_max", "ratio", None, migration.nobody_worst),
+    Figure("migration_engine", "ratio", None, migration.engine_median),
+    Figure("migration_engine_max", "ratio", None, migration.engine_worst),
+    Figure("migration", "ratio", 0.7, migration.ours_median),
+    Figure("migration_max", "ratio", 1.0, migration.ours_worst),
+    Figure("migration_bound", "ms", 100, migration.bound_after),
+    Figure("migration_hook_1", "ms", None, migration.announce_1),
+    Figure("migration_hook_10", "ms", None, migration.announce_10),
+    Figure("migration_hook_50", "ms", None, migration.announce_50),
 )

@@ -27,9 +27,11 @@ from tests.lab.harness.guest import BOOT_TIMEOUT, Guest
 from tests.lab.harness.guest_image import guest_image
 from tests.lab.harness.hypervisor import INTEGRATION_BRIDGE, Hypervisor
 from tests.lab.harness.lab import LOGS, Lab, LeftBehind
+from tests.lab.harness.libvirt_daemon import libvirt
 from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import Network
+from tests.lab.harness.pings import add_probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 
@@ -176,6 +178,40 @@ def look(demo: Demo) -> None:
         raise Failed(f"OVN has not bound the port of {vm.name} to {host.name}")
 
 
+def migrate(demo: Demo) -> None:
+    """A VM moves to the other hypervisor under a ping."""
+    vm, nic = demo.vms[0], demo.vms[0].nics[0]
+    source, target = demo.vdsms
+    network = as_made(demo.network)
+    with demo.teller.step(f"on {source.host.name}, something that pings {vm.name} every 10 ms"):
+        port = demo.lab.central.add_port(network, str(uuid.uuid4()), "fa:16:3e:00:00:09")
+        address = f"{port.address}/{network.subnet.prefixlen}"
+        row = f"external_ids:iface-id={port.name}"
+        probe = add_probe(source.host, "probe", port.mac, address, mtu=network.mtu, Interface=row)
+        source.host.ovs.wait_ready(probe.name)
+    options = ("get", "Logical_Switch_Port", nic.vnic_id, "options")
+    with demo.teller.step(f"migrate {vm.name} from {source.host.name} to {target.host.name}"):
+        with probe.ping(vm.running.wait_lease().address) as pings:
+            source.migrate(vm, target)
+            demo.teller.show(f"OVN: its port has options {demo.lab.central.nbctl(*options)}")
+            time.sleep(1)
+        kind = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED
+        stood = vm.running.domain.jobStats(kind)["downtime"]
+        demo.teller.show(f"the guest stood still for {stood} ms")
+        demo.teller.show(
+            f"longest time without an answer {pings.outage * 1000:.0f} ms; of {pings.sent} pings "
+            f"{pings.lost} were lost, {pings.duplicates} answered twice"
+        )
+        bound = demo.lab.central.bound_to(nic.vnic_id)
+        demo.teller.show(f"OVN: its port is bound to {bound}")
+    if bound != target.host.name:
+        raise Failed(f"OVN has not bound the port of {vm.name} to {target.host.name}")
+    with demo.teller.step("of the migration nothing is left in OVN's port"):
+        wait_until(lambda: demo.lab.central.nbctl(*options) == "{}", 20, "options as they were")
+        probe.remove()
+        demo.lab.central.remove_port(port.name)
+
+
 def clean_up(demo: Demo) -> None:
     """Nothing is left."""
     while demo.vms:
@@ -200,7 +236,17 @@ def clean_up(demo: Demo) -> None:
 
 
 #: Told in this order; the first line of each one's docstring is its heading.
-CHAPTERS: list[Callable[[Demo], None]] = [build, install, plug, boot, ping, wait, look, clean_up]
+CHAPTERS: list[Callable[[Demo], None]] = [
+    build,
+    install,
+    plug,
+    boot,
+    ping,
+    wait,
+    look,
+    migrate,
+    clean_up,
+]
 
 
 # ---- helpers -------------------------------------------------------------------------------------

@@ -13,13 +13,16 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ovs.reconnect
 import pytest
 from hypothesis import settings
 
 from vif_driver.host import kernel, ovsdb_socket
+
+if TYPE_CHECKING:
+    from .moving_vm import Provider
 
 VNIC_ID = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
 VM_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
@@ -199,3 +202,13 @@ def ovsdb_server(tmp_path: Path, database_with_bridge: Path) -> Iterator[OvsdbSe
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    """OVN's databases with the ports of a VM that moves."""
+    from .moving_vm import Provider
+
+    provider = Provider(tmp_path_factory.mktemp("ovn"))
+    yield provider
+    provider.stop()

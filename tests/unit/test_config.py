@@ -130,3 +130,46 @@ def test_a_grace_period_in_which_nobody_would_come_back_or_that_nobody_would_wai
 def test_a_file_that_may_not_be_read_is_no_default(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("auto", ()),
+        ("off", None),
+        ("ssl:engine.example.com:6641", ("ssl:engine.example.com:6641",)),
+        ("tcp:192.0.2.1:16641", ("tcp:192.0.2.1:16641",)),
+        ("ssl:[2001:db8::1]:6641", ("ssl:[2001:db8::1]:6641",)),
+        ("ssl:a:6641, ssl:b:6641 ,ssl:c:6641", ("ssl:a:6641", "ssl:b:6641", "ssl:c:6641")),
+    ],
+)
+def test_where_the_northbound_database_listens(
+    file: Path, text: str, expected: tuple[str, ...] | None
+) -> None:
+    file.write_text(f"[migration]\nnorthbound = {text}\n")
+
+    assert config.load(file).northbound == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "on",
+        "Auto",
+        "engine.example.com",
+        "engine:6641",
+        "ssl:engine",
+        "ssl:engine:",
+        "ssl:2001:db8::1:6641",
+        "unix:/run/ovn/ovnnb_db.sock",
+        "auto, ssl:a:6641",
+        "ssl:a:6641,",
+        "ssl:a b:6641",
+    ],
+)
+def test_a_northbound_database_that_cannot_be_found_is_refused(file: Path, text: str) -> None:
+    file.write_text(f"[migration]\nnorthbound = {text}\n")
+
+    with pytest.raises(ConfigError, match="auto, off, or addresses like ssl:engine"):
+        config.load(file)

@@ -12,10 +12,11 @@ from typing import Any
 
 import libvirt
 import pytest
+from lxml import etree
 
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import domains
-from vif_driver.host.domains import Domains, State
+from vif_driver.host.domains import Domains, Happening, State
 
 from .conftest import MAC, VM_ID, VNIC_ID
 
@@ -31,6 +32,7 @@ _DOMAIN = f"""\
     <interface type='bridge'>
       <mac address='{MAC}'/>
       <source bridge='br-int'/>
+      <target dev='tap1'/>
     </interface>
     <interface type='bridge'>
       <mac address='52:54:00:00:00:02'/>
@@ -412,3 +414,112 @@ def test_events_are_told_after_the_connection_was_made_again(
         await asyncio.wait_for(waiting, 5)
 
     watching(scenario)
+
+
+# ---- migration -------------------------------------------------------------------------------
+
+
+def test_a_follower_is_told_what_happens(vm: Any) -> None:
+    async def scenario(asked: Domains) -> list[tuple[str | None, Happening]]:
+        told: list[tuple[str | None, Happening]] = []
+        asked.follow(lambda vm_id, happening: told.append((vm_id, happening)))
+        vm.suspend()
+        vm.resume()
+        vm.destroy()
+        while len(told) < 3:
+            await asyncio.sleep(0.002)
+        return told
+
+    assert watching(scenario) == [
+        (VM_ID, Happening.OTHER),
+        (VM_ID, Happening.RUNS),
+        (VM_ID, Happening.GONE),
+    ]
+
+
+def test_a_follower_is_told_before_everybody_else(vm: Any) -> None:
+    async def scenario(asked: Domains) -> list[str]:
+        told: list[str] = []
+        asked.subscribe(lambda _vm_id: told.append("listener"))
+        asked.follow(lambda _vm_id, _happening: told.append("follower"))
+        vm.suspend()
+        while len(told) < 2:
+            await asyncio.sleep(0.002)
+        return told
+
+    assert watching(scenario) == ["follower", "listener"]
+
+
+def test_who_does_not_follow_any_more_is_not_told(vm: Any) -> None:
+    async def scenario(asked: Domains) -> list[Happening]:
+        told: list[Happening] = []
+        others = Told()
+        asked.subscribe(others)
+        asked.follow(lambda _vm_id, happening: told.append(happening))()
+        vm.suspend()
+        await others.times(1)
+        return told
+
+    assert watching(scenario) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (libvirt.VIR_DOMAIN_JOB_NONE, False),
+        (libvirt.VIR_DOMAIN_JOB_BOUNDED, True),
+        (libvirt.VIR_DOMAIN_JOB_UNBOUNDED, True),
+    ],
+)
+@pytest.mark.usefixtures("vm")
+def test_a_vm_is_being_migrated_or_not(
+    monkeypatch: pytest.MonkeyPatch, kind: int, expected: bool
+) -> None:
+    monkeypatch.setattr(libvirt.virDomain, "jobInfo", lambda _self: [kind, 0])
+
+    assert asking(lambda asked: asked.is_migrating(VM_ID)) is expected
+
+
+@pytest.mark.usefixtures("vm")
+def test_a_vm_that_does_not_exist_is_not_migrated() -> None:
+    assert asking(lambda asked: asked.is_migrating(NO_VM)) is None
+
+
+@pytest.mark.usefixtures("vm")
+def test_a_vm_that_is_switched_off_is_not_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # libvirt refuses to tell of its jobs.
+    monkeypatch.setattr(libvirt.virDomain, "state", lambda _self: [libvirt.VIR_DOMAIN_SHUTOFF, 0])
+
+    assert asking(lambda asked: asked.is_migrating(VM_ID)) is None
+
+
+@pytest.mark.usefixtures("vm")
+def test_a_vm_of_whose_jobs_libvirt_says_nothing_is_told() -> None:
+    # As of one that is just arriving, where QEMU's driver refuses; this one always does.
+    with pytest.raises(HostError, match="libvirt refuses to tell about VM"):
+        asking(lambda asked: asked.is_migrating(VM_ID))
+
+
+def test_an_interface_is_found_by_its_tap(vm: Any) -> None:
+    async def scenario(asked: Domains) -> bytes | None:
+        domain = await asked.get(VM_ID)
+        assert domain is not None
+        (tap, *_) = [name for name in _taps(domain.xml) if name]
+        return await asked.interface_of_tap(VM_ID, tap)
+
+    found = watching(scenario)
+
+    assert found is not None and MAC.encode() in found
+
+
+def _taps(xml: bytes) -> list[str]:
+    return [
+        target.get("dev") or ""
+        for target in etree.fromstring(xml).iterfind("devices/interface/target")
+    ]
+
+
+@pytest.mark.parametrize(("vm_id", "tap"), [(VM_ID, "no-such-tap"), (NO_VM, "tap1")])
+@pytest.mark.usefixtures("vm")
+def test_an_interface_that_is_not_there_is_not_found(vm_id: str, tap: str) -> None:
+    assert asking(lambda asked: asked.interface_of_tap(vm_id, tap)) is None

@@ -301,3 +301,46 @@ def test_the_kernels_timeout_structure_is_what_the_hook_packs() -> None:
     packed = (60).to_bytes(8, sys.byteorder) + bytes(8)
 
     assert packed == struct.pack("@ll", 60, 0)
+
+
+MIGRATION = {
+    "before_device_migrate_source": 2,
+    "before_device_migrate_destination": 2,
+    "after_device_migrate_destination": 1,
+    "after_device_migrate_source": 1,
+}
+
+
+@pytest.mark.parametrize("event", MIGRATION)
+def test_at_a_migration_the_empty_file_that_vdsm_gives_stays_empty(
+    hook: Hook, agent: ScriptedAgent, event: str
+) -> None:
+    hook.data = b""
+    agent.answers.append(wire.encode_reply(Reply()))
+
+    done = hook.run(event)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hook.file.read_bytes() == b""
+    assert agent.requests[0].split()[1].decode() == event
+
+
+@pytest.mark.parametrize(("event", "status"), MIGRATION.items())
+def test_a_refusal_at_a_migration_has_the_status_that_vdsm_knows(
+    hook: Hook, agent: ScriptedAgent, event: str, status: int
+) -> None:
+    agent.answers.append(wire.encode_reply(events.failure(event, "no network")))
+
+    done = hook.run(event)
+
+    assert (done.returncode, one_line(done.stderr)) == (status, "vif-driver: no network\n")
+
+
+def test_what_the_log_is_to_say_at_a_migration_does_not_stop_it(
+    hook: Hook, agent: ScriptedAgent
+) -> None:
+    agent.answers.append(wire.encode_reply(Reply(message="vif-driver: not coordinated")))
+
+    done = hook.run("before_device_migrate_destination")
+
+    assert (done.returncode, done.stderr) == (0, "vif-driver: not coordinated\n")

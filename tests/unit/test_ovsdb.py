@@ -335,3 +335,103 @@ def test_a_socket_that_nobody_listens_on_is_down(tmp_path: Path, ovsdb_server: O
     assert not ovsdb_socket.is_down(ovsdb_server.socket)
     ovsdb_server.stop()
     assert ovsdb_socket.is_down(ovsdb_server.socket)
+
+
+# ---- a port that is kept from OVN ----------------------------------------------------------------
+
+
+def ids(server: OvsdbServer, name: str = "tap1") -> str:
+    return server.vsctl("get", "Interface", name, "external_ids")
+
+
+def add_tap(server: OvsdbServer, name: str = "tap1") -> None:
+    row = ["--", "set", "Interface", name, "external_ids={iface-id=x,vm-id=y}"]
+    server.vsctl("add-port", "br-int", name, *row)
+
+
+def test_a_port_that_is_held_has_no_iface_id(ovsdb_server: OvsdbServer) -> None:
+    add_tap(ovsdb_server)
+
+    connected(ovsdb_server, lambda database: database.hold("tap1", "x", 1.0))
+
+    assert ids(ovsdb_server) == "{vif-driver-held=x, vm-id=y}"
+
+
+def test_a_port_is_held_as_soon_as_there_is_one(ovsdb_server: OvsdbServer) -> None:
+    async def scenario(database: Ovsdb) -> None:
+        holding = asyncio.ensure_future(database.hold("tap1", "x", 5.0))
+        await asyncio.sleep(0.01)
+        add_tap(ovsdb_server)
+        await holding
+
+    connected(ovsdb_server, scenario)
+
+    assert ids(ovsdb_server) == "{vif-driver-held=x, vm-id=y}"
+
+
+def test_a_port_that_does_not_come_is_not_waited_for_for_ever(ovsdb_server: OvsdbServer) -> None:
+    connected(ovsdb_server, lambda database: database.hold("tap1", "x", 0.02))
+
+    assert ovsdb_server.vsctl("list-ports", "br-int") == ""
+
+
+def test_another_vnics_port_is_not_held(ovsdb_server: OvsdbServer) -> None:
+    add_tap(ovsdb_server)
+
+    connected(ovsdb_server, lambda database: database.hold("tap1", "z", 0.02))
+
+    assert ids(ovsdb_server) == "{iface-id=x, vm-id=y}"
+
+
+def test_a_port_that_is_released_has_its_iface_id_again(ovsdb_server: OvsdbServer) -> None:
+    add_tap(ovsdb_server)
+
+    async def scenario(database: Ovsdb) -> None:
+        await database.hold("tap1", "x", 1.0)
+        await database.release("tap1", "x")
+
+    connected(ovsdb_server, scenario)
+
+    assert ids(ovsdb_server) == "{iface-id=x, vm-id=y}"
+
+
+@pytest.mark.parametrize("name", ["tap1", "tap2"], ids=["not held", "not there"])
+def test_a_port_that_was_not_held_is_released_all_the_same(
+    ovsdb_server: OvsdbServer, name: str
+) -> None:
+    add_tap(ovsdb_server)
+
+    connected(ovsdb_server, lambda database: database.release(name, "x"))
+
+    assert ids(ovsdb_server) == "{iface-id=x, vm-id=y}"
+
+
+def test_another_vnics_port_is_not_released(ovsdb_server: OvsdbServer) -> None:
+    add_tap(ovsdb_server)
+
+    async def scenario(database: Ovsdb) -> None:
+        await database.hold("tap1", "x", 1.0)
+        await database.release("tap1", "z")
+
+    connected(ovsdb_server, scenario)
+
+    assert ids(ovsdb_server) == "{vif-driver-held=x, vm-id=y}"
+
+
+def test_a_port_that_is_released_while_a_request_to_hold_it_is_on_its_way_is_not_held(
+    ovsdb_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_tap(ovsdb_server)
+
+    async def scenario(database: Ovsdb) -> None:
+        assert database.port("tap1") is not None
+        holding = asyncio.ensure_future(database.hold("tap1", "x", 1.0))
+        while not database.replica._idl._outstanding_txns:
+            await asyncio.sleep(0)
+        holding.cancel()
+        await database.release("tap1", "x")
+        await asyncio.sleep(0.02)
+
+    connected(ovsdb_server, scenario)
+
+    assert ids(ovsdb_server) == "{iface-id=x, vm-id=y}"

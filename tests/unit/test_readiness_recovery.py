@@ -198,3 +198,32 @@ def test_the_hook_of_a_later_start_is_expected_too(on_stage: OnStage) -> None:
         return stage.state
 
     assert on_stage(scenario, config=HASTY) is State.RUNNING
+
+
+# ---- a VM that arrives -----------------------------------------------------------------------
+
+
+def test_a_vm_that_arrives_is_not_taken_up(on_stage: OnStage) -> None:
+    async def scenario(stage: Stage) -> Any:
+        start = Start(VM_ID, (VNIC,), started=True, arrives=True)
+        stage.starts.put(start)
+        stage.way.connect(VNIC)
+        stage.readiness.recover()
+        await a_moment()
+        return stage.state, stage.starts.all() == [start]
+
+    assert on_stage(scenario) == (State.PAUSED, True)
+
+
+def test_no_hook_is_missed_for_a_vm_that_arrives(
+    on_stage: OnStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(stage: Stage) -> State | None:
+        stage.starts.put(Start(VM_ID, (VNIC,), resume=False, arrives=True))
+        stage.way.connect(VNIC)
+        stage.vms.tell(VM_ID)
+        await asyncio.sleep(3 * HASTY.start_deadline)
+        return stage.state
+
+    assert on_stage(scenario, config=HASTY) is State.PAUSED
+    assert caplog.text == ""

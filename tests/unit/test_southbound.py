@@ -9,12 +9,22 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vif_driver.errors import HostError, Unavailable
+from vif_driver.host import southbound
 from vif_driver.host.certificates import Credentials
-from vif_driver.host.southbound import Binding, Chassis, Encap, Remote, Southbound, parse_remotes
+from vif_driver.host.southbound import (
+    Binding,
+    Chassis,
+    Encap,
+    Remote,
+    Southbound,
+    Standing,
+    parse_remotes,
+)
 
 from .conftest import VNIC_ID
 from .southbound_server import Authority, SouthboundServer, free_port
@@ -256,3 +266,69 @@ def test_a_server_in_the_clear_is_no_tls_server(
 
     with pytest.raises(HostError, match="southbound database"):
         ask(remote, authority.sign("client"), timeout=1)
+
+
+# ---- what a port's move depends on ---------------------------------------------------------------
+
+
+def standing(server: SouthboundServer, chassis: str = "hv2") -> Standing | None:
+    return asyncio.run(Southbound(server.remote, None).standing(VNIC_ID, chassis, 3.0))
+
+
+def test_a_move_depends_on_who_has_the_port(server: SouthboundServer) -> None:
+    server.add_port(VNIC_ID, chassis="hv1")
+
+    assert standing(server) == Standing("hv1", is_registered=True, shares_ports=True)
+
+
+def test_a_port_may_be_nobodys(server: SouthboundServer) -> None:
+    server.add_port(VNIC_ID)
+
+    assert standing(server) == Standing(None, is_registered=True, shares_ports=True)
+
+
+def test_a_port_that_is_not_there_does_not_move(server: SouthboundServer) -> None:
+    assert standing(server) is None
+
+
+def test_a_host_that_is_not_registered_is_told(server: SouthboundServer) -> None:
+    server.add_port(VNIC_ID, chassis="hv1")
+
+    assert standing(server, "hv9") == Standing("hv1", is_registered=False, shares_ports=True)
+
+
+def test_an_ovn_whose_ports_have_no_additional_hosts_is_told(
+    server: SouthboundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add_port(VNIC_ID, chassis="hv1")
+    select = southbound._Database.select
+
+    def older(database: Any, table: str, *where: Any, columns: Any = ()) -> Any:
+        rows = select(database, table, *where, columns=columns)
+        return [{k: v for k, v in row.items() if k != "additional_chassis"} for row in rows]
+
+    monkeypatch.setattr(southbound._Database, "select", older)
+
+    assert standing(server) == Standing("hv1", is_registered=True, shares_ports=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("23.03.1-20.27.0-70.6", (23, 3, 1)),
+        ("25.09.0", (25, 9, 0)),
+        ("", None),
+        ("unknown", None),
+    ],
+)
+def test_the_version_of_northd_is_told(
+    server: SouthboundServer, told: str, version: tuple[int, ...] | None
+) -> None:
+    server.add_port(VNIC_ID, chassis="hv1")
+    options = ["map", [["northd_internal_version", told]]]
+    update = {"op": "update", "table": "SB_Global", "where": [], "row": {"options": options}}
+    server.transact(update)
+
+    found = standing(server)
+
+    assert found is not None and found.northd == version

@@ -33,6 +33,8 @@ STARTS = st.builds(
     ),
     resume=st.booleans(),
     started=st.booleans(),
+    arrives=st.booleans(),
+    seen=st.booleans(),
     token=st.text("0123456789abcdef", min_size=32, max_size=32),
     since=st.floats(0, 1e9),
 )
@@ -302,3 +304,53 @@ def test_there_are_no_more_starts_than_a_host_can_have(
 
     starts.put(START)  # which is one of them
     assert starts.all() == [START]
+
+
+# ---- which start a vNIC belongs to ---------------------------------------------------------------
+
+SECOND = VnicIdentity("4d2be2fa" + VNIC_ID[8:], Plugin.OVIRT_PROVIDER_OVN, VM_ID)
+
+
+@pytest.mark.parametrize(
+    ("vnics", "expected"),
+    [
+        ((), True),
+        ((SECOND,), True),
+        ((SECOND, VNIC), True),
+        ((VNIC,), False),
+        ((VNIC, SECOND), False),
+    ],
+    ids=["the first", "another", "the last, again", "the only one, again", "the first, again"],
+)
+def test_a_vnic_continues_a_start_or_begins_another(
+    vnics: tuple[VnicIdentity, ...], expected: bool
+) -> None:
+    assert Start(VM_ID, vnics).continues(VNIC) is expected
+
+
+def test_a_start_is_the_same_one_with_another_vnic() -> None:
+    longer = START.with_vnic(SECOND)
+
+    assert (longer.vnics, longer.token) == ((VNIC, SECOND), START.token)
+
+
+def test_a_start_has_a_vnic_once() -> None:
+    assert START.with_vnic(VNIC) is START
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_whether_a_vm_arrives_is_read_as_it_was_written(
+    starts: Starts, folder: Path, arrives: bool
+) -> None:
+    starts.put(Start(VM_ID, (VNIC,), arrives=arrives))
+
+    assert [start.arrives for start in another_process(folder).all()] == [arrives]
+
+
+def test_what_an_earlier_version_wrote_is_no_arrival(starts: Starts, folder: Path) -> None:
+    starts.put(START)
+    record = json.loads((folder / VM_ID).read_text())
+    del record["arrives"]
+    (folder / VM_ID).write_text(json.dumps(record))
+
+    assert [start.arrives for start in another_process(folder).all()] == [False]

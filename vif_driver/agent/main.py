@@ -16,6 +16,7 @@ from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.agent.reconcile import ASK_TIME, Reconciler
+from vif_driver.agent.switchover import Switchover
 from vif_driver.errors import ConfigError, Unavailable, VifError
 from vif_driver.events import PLUGS, Events
 from vif_driver.events.turns import Turns
@@ -71,7 +72,10 @@ class Agent:
         self.readiness = Readiness(settings, host, domains, pending)
         turns = Turns()
         self.reconciler = Reconciler(settings, host, domains, pending, turns)
-        self._events = Events(settings, host, pending, self.readiness, trouble, turns)
+        self.switchover = Switchover(settings, host, domains, pending)
+        self._events = Events(
+            settings, host, pending, self.readiness, trouble, turns, self.switchover
+        )
         self._answered = 0
         self._failed = 0
 
@@ -152,6 +156,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         agent = Agent(settings, links, ovsdb, domains, trouble)
         domains.watch()
         agent.readiness.recover()
+        agent.switchover.recover()
         if trouble is None:  # else it isn't known which bridge is ours to look after
             agent.reconciler.start()
         patience = {
@@ -170,6 +175,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         serving.cancel()
         # Those who wait for a VM to become ready are not to hold up the end: they ask the next
         # agent, which finds the start where this one leaves it.
+        await agent.switchover.close()
         await agent.reconciler.close()
         await agent.readiness.close()
         with contextlib.suppress(asyncio.CancelledError):

@@ -93,6 +93,8 @@ class Readiness:
         """Take up the starts that an earlier agent left; must be called in the running loop."""
         self._starts.forget_released()
         for start in self._starts.all():
+            if start.arrives:
+                continue  # that is not for us to look after
             log.info("VM %s: its start goes on", start.vm_id, extra=about(vm=start.vm_id))
             if start.started:
                 self._begin(start)
@@ -138,6 +140,8 @@ class Readiness:
         start = None if vnic.vm_id is None else self._starts.get(vnic.vm_id)
         if start is None or not start.has(vnic) or start.token in self._resuming:
             return  # whether the VM is gone is libvirt's to say
+        if start.arrives and not start.started:
+            return  # nor is a vNIC forgotten before its port is as it was; see agent.switchover
         left = tuple(other for other in start.vnics if other.id != vnic.id)
         if left:
             self._starts.put(dataclasses.replace(start, vnics=left))

@@ -10,7 +10,7 @@ from vif_driver.attachments.ovs import OvsAttachment
 from vif_driver.attachments.ovs_hybrid import OvsHybridAttachment
 from vif_driver.config import Config, FirewallDriver, LinuxBridgePlug
 from vif_driver.host import Host, neutron_agent
-from vif_driver.vnic import Plugin, Vnic, VnicIdentity
+from vif_driver.vnic import Plugin, SecurityGroups, VnicIdentity
 
 # Aliases and class paths that Neutron knows for drivers that filter inside Open vSwitch, or not
 # at all.  Whatever else is configured is taken for one that needs the Linux bridge: plugged so,
@@ -25,10 +25,17 @@ _CANDIDATES: dict[Plugin, tuple[type[Attachment], ...]] = {
 }
 
 
-def choose(vnic: Vnic, config: Config, host: Host) -> Attachment:
-    """Give the attachment for a vNIC that is plugged now."""
+def choose(vnic: VnicIdentity, groups: SecurityGroups, config: Config, host: Host) -> Attachment:
+    """Give the attachment for a vNIC that is plugged now.
+
+    Args:
+        vnic: which.
+        groups: which security groups the provider applies to it.
+        config: the configuration.
+        host: what this process may use.
+    """
     if vnic.plugin is Plugin.OPEN_VSWITCH:
-        hybrid = vnic.security_groups in config.hybrid_security_groups and _needs_linux_bridge(
+        hybrid = groups in config.hybrid_security_groups and _needs_linux_bridge(
             config.firewall_driver
         )
         return (OvsHybridAttachment if hybrid else OvsAttachment)(config, host)

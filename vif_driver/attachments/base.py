@@ -22,7 +22,8 @@ class Attachment(abc.ABC):
     """One way to connect a vNIC.
 
     The steps, in the order of a vNIC's life: :meth:`connection` goes into the XML,
-    :meth:`prepare` before libvirt acts, :meth:`finish` after it did; :meth:`is_ready` once the
+    :meth:`prepare` before libvirt acts (for a VM that arrives by migration in its parts, as more of
+    the vNIC becomes known), :meth:`finish` after it did; :meth:`is_ready` once the
     provider's agent has connected it, too; :meth:`release` once the vNIC is gone, and also before
     it is prepared, of whatever an earlier attempt left.
 
@@ -33,6 +34,9 @@ class Attachment(abc.ABC):
 
     #: The name of the attachment, as logs and documentation use it.
     name: str
+
+    #: Whether :meth:`finish` is wanted the moment that the tap exists: somebody else looks at it.
+    finishes_early: bool = False
 
     def __init__(self, config: Config, host: Host) -> None:
         self.config = config
@@ -46,12 +50,44 @@ class Attachment(abc.ABC):
     def connection(self, vnic: VnicIdentity) -> Connection:
         """Say where the XML is to connect the interface.  Touches nothing."""
 
-    @abc.abstractmethod
     async def prepare(self, vnic: Vnic) -> None:
         """Make what libvirt must find; of this vNIC nothing is there yet.
 
         Raises:
             VifError: the vNIC cannot be connected; the host is as it was.
+        """
+        async with Undo() as undo:
+            await self.expect(vnic, undo)
+            await self.connect(vnic, undo)
+
+    @abc.abstractmethod
+    async def expect(self, vnic: VnicIdentity, undo: Undo) -> None:
+        """Make the devices that libvirt must find, or see that it will find them.
+
+        Args:
+            vnic: which; of one that arrives by migration more is not known yet.
+            undo: learns how to take back what is made here.
+
+        Raises:
+            VifError: the vNIC cannot be connected.
+        """
+
+    async def adapt(self, vnic: Vnic) -> None:  # noqa: B027, there may be nothing to do
+        """Give the devices what was not known of the vNIC when they were made.
+
+        Raises:
+            HostError: the kernel refused.
+        """
+
+    async def connect(self, vnic: Vnic, undo: Undo) -> None:  # noqa: B027, see above
+        """Do what is left before libvirt acts, or before a VM that arrives runs here.
+
+        Args:
+            vnic: which.
+            undo: learns how to take back what is made here.
+
+        Raises:
+            VifError: the vNIC cannot be connected.
         """
 
     @abc.abstractmethod
@@ -112,7 +148,7 @@ class Attachment(abc.ABC):
                 "integration_bridge in vif-driver.conf",
             )
 
-    async def claim_tap_name(self, vnic: Vnic) -> None:
+    async def claim_tap_name(self, vnic: VnicIdentity) -> None:
         """Make sure that nothing else is called as the vNIC's tap will be.
 
         That is a device, and a row of Open vSwitch: it would give a new device of that name the
@@ -176,6 +212,11 @@ class Undo:
                 # The other steps still have to be taken back, and the reason of the first failure
                 # is the one that the user must see.
                 log.error("could not take back (%s): %s", what, failure)
+
+
+def known_link(vnic: VnicIdentity) -> tuple[str | None, int | None]:
+    """Give the MAC address and the MTU of a vNIC as far as they are known."""
+    return (vnic.mac, vnic.mtu) if isinstance(vnic, Vnic) else (None, None)
 
 
 async def wait_in_ovsdb(host: Host, condition: Callable[[], bool], timeout: float) -> bool:

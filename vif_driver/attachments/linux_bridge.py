@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, Undo, needs_agent, require_free
+from vif_driver.attachments.base import Attachment, Undo, known_link, needs_agent, require_free
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import HostError
 from vif_driver.host import kernel, link_events, neutron_agent
@@ -45,13 +45,16 @@ class LinuxBridgeAttachment(Attachment):
         """Connect to the vNIC's own Linux bridge."""
         return Connection(bridge=vnic.bridge, target=vnic.hidden_tap)
 
-    async def prepare(self, vnic: Vnic) -> None:
+    async def expect(self, vnic: VnicIdentity, undo: Undo) -> None:
         """Make the bridge and the veth pair."""
         links = self._privileged()
         require_free(vnic.hidden_tap)
         await self.claim_tap_name(vnic)
-        async with Undo() as undo:
-            await _private_bridge(links, vnic).make(vnic.mac, vnic.mtu, undo)
+        await _private_bridge(links, vnic).make(*known_link(vnic), undo)
+
+    async def adapt(self, vnic: Vnic) -> None:
+        """Set the address and the MTU of the devices."""
+        await _private_bridge(self._privileged(), vnic).adapt(vnic.mac, vnic.mtu)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that the guest's tap is on the private bridge."""
@@ -89,6 +92,7 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
     """
 
     name = "linux_bridge_dummy"
+    finishes_early = True
 
     def is_there(self, vnic: VnicIdentity) -> bool:
         """Tell whether the tap is there."""
@@ -98,7 +102,7 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
         """Connect to the dummy bridge under the name that the agent looks for."""
         return Connection(bridge=DUMMY_BRIDGE, target=vnic.tap)
 
-    async def prepare(self, vnic: Vnic) -> None:
+    async def expect(self, vnic: VnicIdentity, undo: Undo) -> None:
         """Check that libvirt will find the bridge, and the tap's name free."""
         self._privileged()
         if not kernel.has_device(DUMMY_BRIDGE):
@@ -107,6 +111,9 @@ class DummyBridgeAttachment(LinuxBridgeAttachment):
                 "restart vdsmd, which makes it",
             )
         await self.claim_tap_name(vnic)
+
+    async def adapt(self, vnic: Vnic) -> None:
+        """Nothing: libvirt makes the only device."""
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Take the tap off the dummy bridge, unless the agent already has it elsewhere."""

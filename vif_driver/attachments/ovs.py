@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, wait_in_ovsdb
+from vif_driver.attachments.base import Attachment, Undo, wait_in_ovsdb
 from vif_driver.errors import HostError
 from vif_driver.host import kernel
 from vif_driver.interface_xml import DEAD_VLAN, Connection
-from vif_driver.vnic import Vnic, VnicIdentity
+from vif_driver.vnic import VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.ovsdb import Port
@@ -42,7 +42,7 @@ class OvsAttachment(Attachment):
             dead_vlan=self._dead_vlan,
         )
 
-    async def prepare(self, vnic: Vnic) -> None:
+    async def expect(self, vnic: VnicIdentity, undo: Undo) -> None:
         """Check that libvirt will find the bridge, and the tap's name free."""
         await self.require_integration_bridge()
         await self.claim_tap_name(vnic)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from vif_driver.attachments.base import Attachment, Undo, needs_agent, wait_in_ovsdb
+from vif_driver.attachments.base import Attachment, Undo, known_link, needs_agent, wait_in_ovsdb
 from vif_driver.attachments.ovs import is_wired_by_neutron
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
@@ -59,8 +59,8 @@ class OvsHybridAttachment(Attachment):
         """Connect to the vNIC's own Linux bridge."""
         return Connection(bridge=vnic.bridge, target=vnic.tap)
 
-    async def prepare(self, vnic: Vnic) -> None:
-        """Make the bridge, the veth pair and the Open vSwitch port."""
+    async def expect(self, vnic: VnicIdentity, undo: Undo) -> None:
+        """Make the bridge and the veth pair."""
         links, ovsdb = self._privileged()
         if not kernel.has_bridge_netfilter():
             raise HostError(
@@ -68,7 +68,7 @@ class OvsHybridAttachment(Attachment):
                 "would be silently off",
                 "load the module: modprobe br_netfilter",
             )
-        external_ids = _external_ids(vnic)
+        _require_vm(vnic)
         await self.require_integration_bridge()
         await self.claim_tap_name(vnic)
         if ovsdb.port(vnic.switch_end) is not None:
@@ -76,10 +76,28 @@ class OvsHybridAttachment(Attachment):
                 f"Open vSwitch has a port {vnic.switch_end} that was not made for this vNIC",
                 f"remove it if nothing uses it: ovs-vsctl del-port {vnic.switch_end}",
             )
-        async with Undo() as undo:
-            await _private_bridge(links, vnic).make(vnic.mac, vnic.mtu, undo)
-            await self._add_port(ovsdb, vnic, external_ids, undo)
-            await ovsdb.wait_ofport(vnic.switch_end, _OFPORT_TIMEOUT)
+        await _private_bridge(links, vnic).make(*known_link(vnic), undo)
+
+    async def adapt(self, vnic: Vnic) -> None:
+        """Set the address and the MTU of the devices."""
+        await _private_bridge(self._privileged()[0], vnic).adapt(vnic.mac, vnic.mtu)
+
+    async def connect(self, vnic: Vnic, undo: Undo) -> None:
+        """Make the Open vSwitch port."""
+        _, ovsdb = self._privileged()
+        name = vnic.switch_end
+        await ovsdb.wait_connected()
+        port = ovsdb.port(name)
+        if port is not None and _mark(vnic).items() <= port.external_ids.items():
+            return  # an agent that did not live to say so has made it
+        undo.on_failure(f"port {name}", functools.partial(ovsdb.delete_port, name, _mark(vnic)))
+        await ovsdb.add_port(
+            self.config.integration_bridge,
+            name,
+            port=PORT_COLUMNS,
+            interface={"external_ids": interface_ids(vnic.id, _require_vm(vnic), vnic.mac)},
+        )
+        await ovsdb.wait_ofport(name, _OFPORT_TIMEOUT)
 
     async def finish(self, vnic: VnicIdentity) -> None:
         """Check that the tap is where its security groups are applied."""
@@ -119,21 +137,6 @@ class OvsHybridAttachment(Attachment):
             # Without the database, the devices at least.
             await bridge.remove()
 
-    async def _add_port(
-        self, ovsdb: Ovsdb, vnic: Vnic, external_ids: dict[str, str], undo: Undo
-    ) -> None:
-        name = vnic.switch_end
-        undo.on_failure(
-            f"port {name}",
-            functools.partial(ovsdb.delete_port, name, _mark(vnic)),
-        )
-        await ovsdb.add_port(
-            self.config.integration_bridge,
-            name,
-            port=PORT_COLUMNS,
-            interface={"external_ids": external_ids},
-        )
-
     def _privileged(self) -> tuple[Links, Ovsdb]:
         if self.host.links is None:
             raise needs_agent("only it can make or remove the bridge of a filtered vNIC")
@@ -149,10 +152,10 @@ def _private_bridge(links: Links, vnic: VnicIdentity) -> PrivateBridge:
     return PrivateBridge(links, vnic, far_end=vnic.switch_end, guest_tap=vnic.tap, netfilter=True)
 
 
-def _external_ids(vnic: Vnic) -> dict[str, str]:
+def _require_vm(vnic: VnicIdentity) -> str:
     if vnic.vm_id is None:
         raise BadRequest("VDSM did not say which VM the vNIC belongs to", "start it through VDSM")
-    return interface_ids(vnic.id, vnic.vm_id, vnic.mac)
+    return vnic.vm_id
 
 
 def interface_ids(vnic_id: str, vm_id: str, mac: str) -> dict[str, str]:

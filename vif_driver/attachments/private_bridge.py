@@ -113,11 +113,11 @@ class PrivateBridge:
     def _vnic_mark(self) -> str:
         return f"{_MARK} {self.vnic.id}"
 
-    async def make(self, mac: str, mtu: int | None, undo: Undo) -> None:
+    async def make(self, mac: str | None, mtu: int | None, undo: Undo) -> None:
         """Make it all.
 
         Args:
-            mac: the vNIC's.
+            mac: the vNIC's; None if it is not known yet.
             mtu: bytes; None for Ethernet's own.
             undo: learns how to take back what is made here.
 
@@ -125,11 +125,33 @@ class PrivateBridge:
             NameTaken: there is a device of one of the names; nothing was changed.
             HostError: the kernel refused.
         """
-        for name in (self.vnic.bridge, self.vnic.bridge_end, self.far_end):
+        for name in self._names:
             await self._require_free(name)
         mtu = mtu or ETHERNET_MTU
         await self._make_bridge(mtu, undo)
         await self._make_veth(mac, mtu, undo)
+
+    async def adapt(self, mac: str, mtu: int | None) -> None:
+        """Set what was not known of the vNIC when the devices were made.
+
+        Args:
+            mac: its address.
+            mtu: bytes; None for Ethernet's own.
+
+        Raises:
+            HostError: the kernel refused.
+        """
+        # The bridge last: it takes the lowest MTU of its ports by itself until it is given one.
+        for name in reversed(self._names):
+            await self.links.change(
+                name,
+                mtu=mtu or ETHERNET_MTU,
+                address=_far_address(mac) if name == self.far_end else None,
+            )
+
+    @property
+    def _names(self) -> tuple[str, str, str]:
+        return self.vnic.bridge, self.vnic.bridge_end, self.far_end
 
     async def check_guest_tap(self) -> None:
         """Make sure that libvirt put the guest's tap on the bridge.
@@ -186,7 +208,7 @@ class PrivateBridge:
         await self._silence(name)
         await self.links.change(name, alias=self.mark, mtu=mtu, up=True)
 
-    async def _make_veth(self, mac: str, mtu: int, undo: Undo) -> None:
+    async def _make_veth(self, mac: str | None, mtu: int, undo: Undo) -> None:
         near = self.vnic.bridge_end
         undo.on_failure(f"veth pair {near}", functools.partial(self._remove_ours, near))
         await self.links.add_veth(near, self.far_end, GROUP)
@@ -196,9 +218,7 @@ class PrivateBridge:
         await self.links.change(
             self.far_end,
             alias=self.mark,
-            # As libvirt does with taps: a bridge takes the lowest address of its ports for its
-            # own, which is not to change with every guest.
-            address=f"fe{mac[2:]}",
+            address=None if mac is None else _far_address(mac),
             mtu=mtu,
             # Last, since this is the end that carries frames out.
             up=True if self.far_end_up else None,
@@ -232,6 +252,12 @@ class PrivateBridge:
         ours = ("", f"{self._vnic_mark} -", self.mark)
         any_vm = self.vnic.vm_id is None and (link.alias or "").startswith(f"{self._vnic_mark} ")
         return link if any_vm or (link.alias or "") in ours else None
+
+
+def _far_address(mac: str) -> str:
+    # As libvirt does with taps: a bridge takes the lowest address of its ports for its own, which
+    # is not to change with every guest.
+    return f"fe{mac[2:]}"
 
 
 def owner_of(link: Link) -> Owner | None:

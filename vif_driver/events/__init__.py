@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from vif_driver import vnic
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, ConfigError, NotAnInterface, VifError, one_line
+from vif_driver.events.migration import Coordinator, MigrationEvents
 from vif_driver.events.nic import NicEvents
 from vif_driver.events.turns import Turns
 from vif_driver.events.vm import Readiness, VmEvents
@@ -39,6 +40,10 @@ NAMES: tuple[str, ...] = (
     "after_device_destroy",
     "after_nic_hotunplug",
     "before_update_device",
+    "before_device_migrate_source",
+    "before_device_migrate_destination",
+    "after_device_migrate_destination",
+    "after_device_migrate_source",
 )
 
 #: Those after which something new is on the host.
@@ -55,6 +60,8 @@ class Events:
         readiness: who waits until vNICs work; None without the agent, when nobody does.
         trouble: what is wrong with the configuration; ``config`` are the defaults then, by which
             nothing is plugged.
+        turns: who may work on which vNIC.
+        coordinator: who has the network follow VMs that move; None without the agent.
     """
 
     def __init__(
@@ -65,9 +72,25 @@ class Events:
         readiness: Readiness | None = None,
         trouble: ConfigError | None = None,
         turns: Turns | None = None,
+        coordinator: Coordinator | None = None,
     ) -> None:
         starts = starts or Starts()
+        turns = turns or Turns()
         nic = self._nic = NicEvents(config, host, starts, readiness, trouble, turns)
+        migration = MigrationEvents(config, host, starts, turns, coordinator, trouble)
+
+        async def arrived(request: Request) -> Reply:
+            migration.arrived(vnic.identify(request.properties))
+            return await nic.plugged(request)
+
+        async def left(request: Request) -> Reply:
+            migration.left(vnic.identify(request.properties))
+            return await nic.unplugged(request)
+
+        async def destroyed(request: Request) -> Reply:
+            await migration.destroyed(vnic.identify(request.properties))
+            return await nic.unplugged(request)
+
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.create,
             "after_vm_start": VmEvents(host, starts, readiness).started,
@@ -75,9 +98,13 @@ class Events:
             "after_nic_hotplug": nic.plugged,
             "after_nic_hotplug_fail": nic.unplugged,
             "after_device_create": nic.plugged,
-            "after_device_destroy": nic.unplugged,
+            "after_device_destroy": destroyed,
             "after_nic_hotunplug": nic.unplugged,
             "before_update_device": nic.update,
+            "before_device_migrate_source": migration.leaving,
+            "before_device_migrate_destination": migration.arriving,
+            "after_device_migrate_destination": arrived,
+            "after_device_migrate_source": left,
         }
 
     async def handle(self, request: Request) -> Reply:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import re
@@ -16,9 +15,10 @@ from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, ConfigError, HostError, NotAnInterface, one_line
 from vif_driver.events.turns import Turns
+from vif_driver.events.vacancy import Vacancy
 from vif_driver.events.vm import Readiness
 from vif_driver.host import Host
-from vif_driver.host.starts import START_TIME, Start, Starts
+from vif_driver.host.starts import FORGOTTEN, Start, Starts
 from vif_driver.interface_xml import Connection, Interface
 from vif_driver.journal import about
 from vif_driver.vnic import Vnic, VnicIdentity
@@ -28,10 +28,6 @@ log = logging.getLogger(__name__)
 
 #: Of libvirt's start flags (virDomainCreateFlags), the one that lets a VM stand still at first.
 START_PAUSED = 1
-
-# Seconds after which what is known of a start is certainly not of this one: the host may be slow,
-# and a VM whose start was taken for a new one in the middle would stay paused.
-_FORGOTTEN = 3600.0
 
 
 class NicEvents:
@@ -63,6 +59,7 @@ class NicEvents:
         # The last request that plugged, for as long as its caller waits for the answer.
         self._plugs: weakref.WeakValueDictionary[str, Request] = weakref.WeakValueDictionary()
         self._turns = turns or Turns()
+        self._vacancy = Vacancy(config, host, starts)
 
     async def create(self, request: Request) -> Reply:
         """before_device_create: plug, and have the VM stand still until its vNICs work."""
@@ -78,11 +75,11 @@ class NicEvents:
         if self._trouble is not None:
             # How it would be connected is not known, nor what would filter it.
             raise ConfigError(self._trouble.what, self._trouble.remedy)
-        attachment = attachments.choose(subject, self._config, self._host)
+        attachment = attachments.choose(subject, subject.security_groups, self._config, self._host)
         dropped = interface.connect(attachment.connection(subject))
         async with self._turns.of(subject.tap), Undo() as undo:
-            await self._require_unused(subject)
-            await self._clear(subject)
+            await self._vacancy.require_unused(subject)
+            await self._vacancy.clear(subject)
             self._plugs[subject.tap] = request
             undo.on_failure("start", functools.partial(self._forget, subject))
             launch_flags = begin(request, subject)
@@ -156,14 +153,12 @@ class NicEvents:
         if (
             start is None
             or start.started
-            or start.age > _FORGOTTEN
-            or not _continues(start, subject)
+            or start.arrives
+            or start.age > FORGOTTEN
+            or not start.continues(subject)
         ):
             start = Start(subject.vm_id, resume=self._may_pause(request))
-        if not start.has(subject):
-            identity = VnicIdentity(subject.id, subject.plugin, subject.vm_id)
-            start = dataclasses.replace(start, vnics=(*start.vnics, identity))
-        self._starts.put(start)
+        self._starts.put(start.with_vnic(subject))
         return START_PAUSED if start.resume else 0
 
     def _may_pause(self, request: Request) -> bool:
@@ -183,50 +178,6 @@ class NicEvents:
         except HostError as error:
             # What is left of the vNIC is to go all the same.
             log.error("%s: %s", subject, error, extra=about(subject))
-
-    async def _require_unused(self, subject: Vnic) -> None:
-        """Make sure that no other VM of this host has the vNIC.
-
-        Raises:
-            HostError: one has.
-        """
-        for start in self._starts.older_than(_FORGOTTEN):
-            if await self._is_gone(start.vm_id):
-                self._starts.forget(start.vm_id)
-        for start in self._starts.of_vnic(subject):
-            if start.vm_id == subject.vm_id:
-                continue
-            if start.age < START_TIME or await self._is_gone(start.vm_id) is False:
-                raise _used_by(start.vm_id, "is being started")
-        identity = VnicIdentity(subject.id, subject.plugin, vm_id=None)
-        for attachment in attachments.found(identity, self._config, self._host):
-            user = await attachment.user(identity)
-            if user not in (None, subject.vm_id):
-                raise _used_by(str(user), "runs")
-
-    async def _is_gone(self, vm_id: str) -> bool | None:
-        """Tell whether libvirt has no such VM; None if it doesn't say."""
-        domains = self._host.domains
-        if domains is None:
-            return None
-        try:
-            return await domains.state(vm_id) is None
-        except HostError as error:
-            log.warning("VM %s: %s", vm_id, error)
-            return None
-
-    async def _clear(self, subject: Vnic) -> None:
-        """Remove what an earlier plug of the vNIC left, in whatever VM and by whatever way.
-
-        A port left behind would come up in the VLAN that it had, or be a second one for the
-        provider's port.
-
-        Raises:
-            HostError: a running guest uses it.
-        """
-        identity = VnicIdentity(subject.id, subject.plugin, vm_id=None)
-        for attachment in attachments.found(identity, self._config, self._host):
-            await attachment.release(identity)
 
     def _identify(self, request: Request) -> VnicIdentity:
         """Tell which vNIC an ``after_*`` event is about.
@@ -284,23 +235,7 @@ class NicEvents:
         log.info("%s", one_line(f"{subject}: {request.event}: {what}"), extra=extra)
 
 
-def _continues(start: Start, subject: Vnic) -> bool:
-    """Tell whether a vNIC belongs to a start that is known, or begins another one.
-
-    VDSM asks about each vNIC once.  A hook asks again if the agent ended before it replied: about
-    the last one, then.  Of a start with no other vNIC nothing is lost by beginning anew.
-    """
-    return not start.has(subject) or (len(start.vnics) > 1 and start.vnics[-1].id == subject.id)
-
-
 def _parse_flags(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", text):
         raise BadRequest(f"the launch flags {text!r} are no number", "start the VM through VDSM")
     return int(text)
-
-
-def _used_by(vm_id: str, does: str) -> HostError:
-    return HostError(
-        f"the vNIC is already that of VM {vm_id}, which {does} on this host",
-        "stop that VM, or give this one a vNIC of its own: no two may have one vnic_id",
-    )

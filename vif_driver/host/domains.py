@@ -82,8 +82,28 @@ _STARTED_PAUSED = (
 # What libvirt says where the password is wrong, or there is none.
 _REFUSED = (libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED)
 
+
+class Happening(enum.Enum):
+    """What libvirt tells of a VM's life, as far as a migration is concerned."""
+
+    #: It goes on: here, whether it arrived or has stayed.
+    RUNS = "runs"
+    #: There is no VM of that UUID any more.
+    GONE = "gone"
+    #: Anything else, or libvirt was silent for a while: the state has to be asked for.
+    OTHER = "other"
+
+
+_HAPPENINGS = {
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: Happening.RUNS,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: Happening.GONE,
+}
+
 #: Told the UUID of a VM about which something has changed, or None if that may be any of them.
 Listener = Callable[["str | None"], None]
+
+#: Told in addition what has happened.
+Follower = Callable[["str | None", Happening], None]
 
 
 class Domains:
@@ -102,6 +122,7 @@ class Domains:
         self._connection: Any = None
         self._connecting = threading.Lock()
         self._listeners: list[Listener] = []
+        self._followers: list[Follower] = []
         self._watch: asyncio.Task[None] | None = None
         self._was_connected: bool | None = None
         self._trouble: Unavailable | None = None
@@ -124,6 +145,11 @@ class Domains:
         """Have a function called on each event of a VM's life; returns what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def follow(self, follower: Follower) -> Callable[[], None]:
+        """Have a function called on each event with what has happened; see :meth:`subscribe`."""
+        self._followers.append(follower)
+        return lambda: self._followers.remove(follower)
 
     async def close(self) -> None:
         """Drop the connection."""
@@ -196,6 +222,22 @@ class Domains:
 
         return bool(await self._call(f"resume VM {vm_id}", request))
 
+    async def is_migrating(self, vm_id: str) -> bool | None:
+        """Tell whether a VM is being migrated, saved or dumped; None if there is no such VM.
+
+        Raises:
+            HostError: it is just arriving here: libvirt tells nothing of that.
+            Unavailable: libvirt does not answer.
+        """
+
+        def ask(connection: Any) -> bool | None:
+            domain = connection.lookupByUUIDString(vm_id)
+            if _state(domain.state()[0]) is None:
+                return None
+            return bool(domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
+
+        return await self._call(f"tell about VM {vm_id}", ask)
+
     async def all(self) -> list[Domain]:
         """Give the VMs that libvirt has a process for.
 
@@ -255,8 +297,15 @@ class Domains:
 
         xml = await self._call(f"tell about VM {vm_id}", ask)
         for interface in () if xml is None else _interfaces(xml.encode()):
-            address = interface.find("mac")
-            if address is not None and (address.get("address") or "").lower() == mac:
+            if _attribute(interface, "mac", "address").lower() == mac:
+                return _serialise(interface)
+        return None
+
+    async def interface_of_tap(self, vm_id: str, tap: str) -> bytes | None:
+        """Give the live XML of a VM's interface by the name of its tap; see above."""
+        domain = await self.get(vm_id)
+        for interface in () if domain is None else _interfaces(domain.xml):
+            if _attribute(interface, "target", "dev") == tap:
                 return _serialise(interface)
         return None
 
@@ -352,9 +401,10 @@ class Domains:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._broken.set)
 
-        def on_event(_connection: object, domain: Any, *_: object) -> None:
+        def on_event(_connection: object, domain: Any, event: int, *_: object) -> None:
+            happening = _HAPPENINGS.get(event, Happening.OTHER)
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._notify, domain.UUIDString())
+                loop.call_soon_threadsafe(self._notify, domain.UUIDString(), happening)
 
         with self._connecting:
             connection = self._open()
@@ -371,7 +421,10 @@ class Domains:
                 return
             self._connection = connection
 
-    def _notify(self, vm_id: str | None) -> None:
+    def _notify(self, vm_id: str | None, happening: Happening = Happening.OTHER) -> None:
+        # Who follows a migration first: of all that is done on an event, that is what can't wait.
+        for follower in list(self._followers):
+            follower(vm_id, happening)
         for listener in list(self._listeners):
             listener(vm_id)
 
@@ -486,6 +539,11 @@ def _domain(asked: Any) -> Domain | None:
 
 def _interfaces(xml: bytes) -> list[etree._Element]:
     return list(etree.fromstring(xml).iterfind("devices/interface"))
+
+
+def _attribute(interface: etree._Element, tag: str, name: str) -> str:
+    element = interface.find(tag)
+    return "" if element is None else element.get(name) or ""
 
 
 def _serialise(element: etree._Element) -> bytes:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from vif_driver.errors import HostError, Unavailable
@@ -86,6 +88,42 @@ def find(folders: tuple[Path, ...] = FOLDERS) -> Controller | None:
             return Controller(process, folder / f"{NAME}.{process}.ctl")
     other = processes.find(NAME)
     return None if other is None else Controller(other, None)
+
+
+async def installed_version() -> tuple[int, ...] | None:
+    """Give the version of the ovn-controller that is installed; None if that can't be found out.
+
+    To ask the one that runs is root's.
+    """
+
+    def ask() -> str:
+        done = subprocess.run(  # noqa: S603
+            [NAME, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        return done.stdout
+
+    try:
+        told = await threads.run(ask, TIMEOUT + 0.5, "version")
+    except (OSError, subprocess.SubprocessError, asyncio.TimeoutError):
+        return None
+    found = re.match(rf"{NAME} (\d+(?:\.\d+)+)", told)
+    return None if found is None else tuple(map(int, found[1].split(".")))
+
+
+def setting(settings: Mapping[str, str], key: str) -> str | None:
+    """Give a setting of OVN's: one for this chassis' name goes first (ovn-controller(8)).
+
+    Args:
+        settings: ``external_ids`` of the host in Open vSwitch's database.
+        key: such as ``ovn-remote``.
+    """
+    own = settings.get(f"{key}-{chassis_name(settings.get('system-id'))}")
+    return own if own is not None else settings.get(key)
 
 
 def chassis_name(configured: str | None, override: Path = SYSTEM_ID_OVERRIDE) -> str | None:

@@ -26,6 +26,10 @@ _REPLICATED = {
 }
 
 
+#: Under this key of ``external_ids`` a port's ``iface-id`` is while OVN is not to have it.
+HELD_KEY = "vif-driver-held"
+
+
 @dataclasses.dataclass(frozen=True)
 class Port:
     """A port of an Open vSwitch bridge with one interface, as the database has it.
@@ -285,6 +289,45 @@ class Ovsdb:
 
         await self.replica.transact(f"remove {len(ports)} stale ports", build)
         return removed
+
+    async def hold(self, name: str, iface_id: str, timeout: float) -> None:
+        """Keep a port from OVN, as soon as there is one, by hiding its ``iface-id``.
+
+        Args:
+            name: of the port.
+            iface_id: its ``iface-id``.
+            timeout: seconds to wait for the port.
+
+        Raises:
+            HostError, Unavailable: the database refused, or did not answer.
+        """
+
+        def hide(_transaction: Any) -> None:
+            for _, _, interface in self._interfaces(name):
+                if interface.external_ids.get("iface-id") == iface_id:
+                    interface.verify("external_ids")
+                    interface.delkey("external_ids", "iface-id")
+                    interface.setkey("external_ids", HELD_KEY, iface_id)
+
+        if await self.wait_port(name, {"iface-id": iface_id}, timeout):
+            await self.replica.transact(f"hold port {name}", hide)
+
+    async def release(self, name: str, iface_id: str) -> None:
+        """Give a port back to OVN that was held.
+
+        Raises:
+            HostError, Unavailable: the database refused, or did not answer.
+        """
+
+        def show(_transaction: Any) -> None:
+            for _, _, interface in self._interfaces(name):
+                ids = interface.external_ids
+                if iface_id in (ids.get("iface-id"), ids.get(HELD_KEY)):
+                    # Whatever is seen here: a request to hold it may be on its way.
+                    interface.delkey("external_ids", HELD_KEY)
+                    interface.setkey("external_ids", "iface-id", iface_id)
+
+        await self.replica.transact(f"release port {name}", show)
 
     def _delete_unused(self, unused: Mapping[str, Iterable[str]]) -> None:
         still = self._unused_qos()

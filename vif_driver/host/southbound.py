@@ -95,6 +95,23 @@ class Binding:
     localnets: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What a host must know before a logical port moves to it.
+
+    Attributes:
+        chassis: the name of the host that has the port now, or None.
+        is_registered: whether the other host is known.
+        shares_ports: whether this OVN lets two hosts have a port at a time (22.06 and later).
+        northd: the version of ovn-northd; None where it doesn't say.
+    """
+
+    chassis: str | None
+    is_registered: bool
+    shares_ports: bool
+    northd: tuple[int, ...] | None = None
+
+
 def parse_remotes(text: str) -> list[Remote]:
     """Take ``ovn-remote`` apart: connection methods of ovsdb(7), separated by commas.
 
@@ -147,6 +164,21 @@ class Southbound:
             HostError, Unavailable: no member answers, or it refuses.
         """
         return await self._ask(lambda database: _binding(database, logical_port), timeout)
+
+    async def standing(
+        self, logical_port: str, chassis: str, timeout: float = TIMEOUT
+    ) -> Standing | None:
+        """Tell what a logical port's move to another host depends on; None if there is no port.
+
+        Args:
+            logical_port: its name.
+            chassis: the name of the other host.
+            timeout: seconds.
+
+        Raises:
+            HostError, Unavailable: no member answers, or it refuses.
+        """
+        return await self._ask(lambda database: _standing(database, logical_port, chassis), timeout)
 
     async def chassis(self, timeout: float = TIMEOUT) -> list[Chassis]:
         """Give every host that is registered.
@@ -278,10 +310,7 @@ def _binding(database: _Database, logical_port: str) -> Binding | None:
         return None
     row = rows[0]
     options = _map(row.get("options"))
-    chassis = None
-    for reference in _set(row.get("chassis")):
-        found = database.select("Chassis", ["_uuid", "==", reference], columns=("name",))
-        chassis = found[0]["name"] if found else None
+    chassis = _chassis_of(database, row)
     same_switch = (["datapath", "==", row["datapath"]], ["type", "==", "localnet"])
     localnets = database.select("Port_Binding", *same_switch, columns=("options",))
     names = (_map(other["options"]).get("network_name", "") for other in localnets)
@@ -294,6 +323,34 @@ def _binding(database: _Database, logical_port: str) -> Binding | None:
         up=bool(up[0]) if up else None,
         localnets=tuple(sorted(name for name in names if name)),
     )
+
+
+def _chassis_of(database: _Database, binding: Mapping[str, Any]) -> str | None:
+    for reference in _set(binding.get("chassis")):
+        for row in database.select("Chassis", ["_uuid", "==", reference], columns=("name",)):
+            return str(row["name"])
+    return None
+
+
+def _standing(database: _Database, logical_port: str, chassis: str) -> Standing | None:
+    for row in database.select("Port_Binding", ["logical_port", "==", logical_port]):
+        registered = database.select("Chassis", ["name", "==", chassis], columns=("name",))
+        return Standing(
+            chassis=_chassis_of(database, row),
+            is_registered=bool(registered),
+            shares_ports="additional_chassis" in row,
+            northd=_northd_version(database),
+        )
+    return None
+
+
+def _northd_version(database: _Database) -> tuple[int, ...] | None:
+    # "23.03.1-20.27.0-70.6": the first is OVN's own (ovn_get_internal_version).
+    for row in database.select("SB_Global", columns=("options",)):
+        told = _map(row["options"]).get("northd_internal_version", "").partition("-")[0]
+        if re.fullmatch(r"\d+(?:\.\d+)+", told):
+            return tuple(map(int, told.split(".")))
+    return None
 
 
 def _all_chassis(database: _Database) -> list[Chassis]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The VMs that are being started paused, each a small file below /run.
+"""The VMs that are being started paused, or that arrive, each a small file below /run.
 
 It is all that cannot be read again from Open vSwitch, the kernel or libvirt: libvirt doesn't tell
 who wanted a VM paused.  An agent that was killed finds here whom it has to resume; a hook without
@@ -41,6 +41,10 @@ def uptime() -> float:
 #: Seconds within which VDSM has libvirt start a VM, after it has asked about the first vNIC.
 START_TIME = 120.0
 
+#: Seconds after which what is known of a start is certainly not of this one: the host may be slow,
+#: and a VM whose start was taken for a new one in the middle would stay paused.
+FORGOTTEN = 3600.0
+
 #: More than a host can have; each takes a file below /run.
 MAX_STARTS = 1024
 
@@ -56,6 +60,8 @@ class Start:
         vnics: its vNICs of external networks, as far as VDSM has told.
         resume: it is for us to let it run; otherwise somebody else asked for a paused start.
         started: VDSM has said that libvirt has it.
+        arrives: it comes from another host by migration.
+        seen: libvirt has, or had, the VM that arrives.
         token: tells this start from others of the same VM.
         since: when it began, in seconds since the host was booted.
     """
@@ -64,6 +70,8 @@ class Start:
     vnics: tuple[VnicIdentity, ...] = ()
     resume: bool = True
     started: bool = False
+    arrives: bool = False
+    seen: bool = False
     token: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
     since: float = dataclasses.field(default_factory=uptime)
 
@@ -75,6 +83,21 @@ class Start:
     def has(self, vnic: VnicIdentity) -> bool:
         """Tell whether a vNIC of that id is among them."""
         return any(other.id == vnic.id for other in self.vnics)
+
+    def continues(self, vnic: VnicIdentity) -> bool:
+        """Tell whether a vNIC that VDSM asks about belongs to this start, or begins another one.
+
+        VDSM asks about each vNIC once.  A hook asks again if the agent ended before it replied:
+        about the last one, then.  Of a start with no other vNIC nothing is lost by beginning anew.
+        """
+        return not self.has(vnic) or (len(self.vnics) > 1 and self.vnics[-1].id == vnic.id)
+
+    def with_vnic(self, vnic: VnicIdentity) -> Start:
+        """Give the same start with one more vNIC, unless it has that already."""
+        if self.has(vnic):
+            return self
+        identity = VnicIdentity(vnic.id, vnic.plugin, self.vm_id)
+        return dataclasses.replace(self, vnics=(*self.vnics, identity))
 
 
 class Starts:
@@ -195,6 +218,8 @@ def _encode(start: Start) -> bytes:
             "token": start.token,
             "resume": start.resume,
             "started": start.started,
+            "arrives": start.arrives,
+            "seen": start.seen,
             "since": start.since,
             "vnics": vnics,
         }
@@ -216,6 +241,8 @@ def _decode(vm_id: str, data: bytes) -> Start:
         vnics=tuple(vnics),
         resume=record["resume"] is True,
         started=record["started"] is True,
+        arrives=record.get("arrives") is True,
+        seen=record.get("seen") is True,
         token=token,
         since=float(record["since"]),
     )

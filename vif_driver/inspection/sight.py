@@ -195,9 +195,7 @@ class Sight:
         Raises:
             Unavailable: Open vSwitch's database does not answer, or not this process.
         """
-        settings = self.settings
-        own = settings.get(f"{key}-{self.chassis_name}")
-        return own if own is not None else settings.get(key)
+        return ovn_controller.setting(self.settings, key)
 
     async def binding(self, logical_port: str) -> Binding | None:
         """Look up a logical port in the southbound database.

@@ -261,7 +261,8 @@ class Judge:
     def is_there(self, vm_id: str) -> bool:
         """Tell whether a VM is there, or will be in a moment."""
         start = self._starts.get(vm_id)
-        return vm_id in self._used.vms or (start is not None and start.age < START_TIME)
+        comes = start is not None and not start.started and start.age < START_TIME
+        return vm_id in self._used.vms or comes
 
     def why_port_stays(self, port: PortRows) -> str | None:
         """Tell why a port stays whose device is gone; None if it is to go."""

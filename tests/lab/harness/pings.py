@@ -15,6 +15,9 @@ from .hypervisor import INTEGRATION_BRIDGE, Hypervisor
 #: Seconds between two requests.
 INTERVAL = 0.01
 
+#: Seconds after which an answer is of no use any more.
+LATE = 0.2
+
 PINGER = (INTERPRETER, "-I", "-S", str(INSIDE / "pinger.py"))
 
 
@@ -26,11 +29,17 @@ class Pings:
         sent: requests, from the first one that was answered on.
         lost: those that no answer came to, however late.
         longest_gap: seconds between two answers, at most.
+        late: answers that took longer than :data:`LATE`.
+        outage: seconds for which no request was answered in time, at most.
+        duplicates: answers beyond the first to a request.
     """
 
     sent: int = 0
     lost: int = 0
     longest_gap: float = 0.0
+    late: int = 0
+    outage: float = 0.0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Probe:
             RuntimeError: it is not reached at all.
         """
         inside = ["ip", "netns", "exec", self.name]
-        command = [*inside, "timeout", "300", *PINGER, address, str(INTERVAL)]
+        command = [*inside, "timeout", "300", *PINGER, address, str(INTERVAL), str(LATE)]
         pings = Pings()
         with self.host.popen(command, stdin=subprocess.PIPE) as process:
             try:

@@ -269,7 +269,7 @@ class Vdsm:
         target._define_filter(vm.nics)
         for nic in vm.nics:
             # What this hook returns is ignored: the domain's XML comes with the migration.
-            target._device_hook("before_device_migrate_destination", vm, nic, before[nic.alias])
+            target._device_hook("before_device_migrate_destination", vm, nic, b"")
         wanted = (
             libvirt.VIR_MIGRATE_LIVE
             | libvirt.VIR_MIGRATE_PEER2PEER
@@ -279,7 +279,9 @@ class Vdsm:
         if target.host not in guest.hosts:
             begin_console(target.host, vm.name)
         address = target.host.management_address
-        options = {"migrate_uri": f"tcp://{address}", **(parameters or {})}
+        options = dict(parameters or {})
+        if not flags & libvirt.VIR_MIGRATE_TUNNELLED:  # which goes over libvirt's own connection
+            options["migrate_uri"] = f"tcp://{address}"
         guest.domain.migrateToURI3(f"qemu+tcp://{address}/system", options, wanted)
         guest.host = target.host
         if after_on_target:
@@ -386,3 +388,10 @@ class Vdsm:
             if self._filter_defined_for != self.host.pid:
                 self.host.libvirt.connection.nwfilterDefineXML(FILTER_XML)
                 self._filter_defined_for = self.host.pid
+
+
+def ended(vm: Vm, *hosts: Vdsm) -> None:
+    """End a VM wherever it is, with VDSM's hooks there."""
+    for vdsm in hosts:
+        if vdsm.host.powered and vdsm.host.libvirt.domain(vm.id) is not None:
+            vdsm.destroy_vm(vm)

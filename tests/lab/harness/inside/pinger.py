@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""``pinger.py ADDRESS SECONDS``: send a ping every so often until standard input ends.
+"""``pinger.py ADDRESS SECONDS LATE``: send a ping every so often until standard input ends.
 
 iputils' ping counts its pauses in the kernel's ticks, and does not wait for answers at its end.
 Prints a line when the first answer has come, and at the end what became of the requests sent from
@@ -43,13 +43,14 @@ def answered(packet: bytes, identity: int) -> int | None:
 
 def main() -> None:
     """Ping."""
-    address, interval = sys.argv[1], float(sys.argv[2])
+    address, interval, late = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
     identity = os.getpid() & 0xFFFF
     line = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     line.connect((address, 0))
     answers: dict[int, float] = {}
-    sent = first = 0
+    begun: dict[int, float] = {}
+    sent = first = duplicates = 0
     due = time.monotonic()
     end = None
     while end is None or (len(answers) < sent - first and time.monotonic() < end):
@@ -65,20 +66,28 @@ def main() -> None:
                 first = number
                 print("answered", flush=True)
             if number is not None and number >= first:
+                duplicates += number in answers
                 answers.setdefault(number, time.monotonic())
         if sys.stdin in readable:
             end = time.monotonic() + PATIENCE
         elif end is None and time.monotonic() >= due:
             # The numbers begin with 0; what waits too long for the processor is made up for.
+            begun[sent] = time.monotonic()
             line.send(request(sent, identity))
             sent += 1
             due += interval
     times = sorted(answers.values())
     gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    # Of requests that were answered in time the moments; between two of them nothing was heard.
+    heard = [begun[number] for number in sorted(answers) if answers[number] - begun[number] <= late]
+    silences = [later - earlier - interval for earlier, later in zip(heard, heard[1:])]
     told = {
         "sent": sent - first,
         "lost": sent - first - len(answers),
         "longest_gap": max(gaps, default=0.0),
+        "late": len(answers) - len(heard),
+        "outage": max(0.0, max(silences, default=0.0)),
+        "duplicates": duplicates,
     }
     print(json.dumps(told), flush=True)
 

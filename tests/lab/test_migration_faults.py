@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live migration on OVN while something dies: the guest is reached, and nothing of ours is left.
+
+VMs are started on hv2 and move to hv1, where the probe is and where agents may be doomed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import libvirt
+import pytest
+
+from tests.lab.conftest import AGENT_WAS_KILLED, Configure, DoomedMaker, Point, PortMaker
+from tests.lab.harness.deadline import wait_until
+from tests.lab.harness.lab import Lab
+from tests.lab.harness.nic import Nic
+from tests.lab.harness.ovn_central import LogicalPort
+from tests.lab.harness.pings import Probe
+from tests.lab.harness.product import Product
+from tests.lab.harness.service import Service
+from tests.lab.harness.vdsm import Vdsm, Vm, ended
+from tests.lab.harness.vdsm_hooks import HookRun
+from tests.lab.harness.vm_start import pending
+
+NOTE = "vif-driver-migration"
+# Seconds after which a migration is dealt with to the end; see SETTLE of the agent.
+SETTLED = 25.0
+# Seconds within which a guest is reached, and a port bound, after something has died.
+SOON = 10.0
+SLOW = {"bandwidth": 24}  # MiB/s
+ARRIVING = "before_device_migrate_destination"
+
+EDIT = "vif_driver.host.northbound:Northbound.edit"
+
+# In a migration the destination's agent edits the row three times.
+GOES = {
+    "before the announcement": (EDIT, "before", 1),
+    "once it is announced": (EDIT, "after", 1),
+    "before the switch": (EDIT, "before", 2),
+    "once it is switched": (EDIT, "after", 2),
+    "before the finish": (EDIT, "before", 3),
+}
+# In one that fails, twice.
+STAYS = {
+    "before it is undone": (EDIT, "before", 2),
+    "once it is undone": (EDIT, "after", 2),
+}
+
+
+def at(points: dict[str, Point]) -> pytest.MarkDecorator:
+    """Run a test for every point of these."""
+    return pytest.mark.parametrize("point", points.values(), ids=points.keys())
+
+
+@pytest.fixture
+def source(lab: Lab, agents: list[Product], no_guests_left: None) -> Vdsm:
+    """VDSM of the host where VMs are started."""
+    return Vdsm(lab.hosts[1])
+
+
+@pytest.fixture
+def target(lab: Lab, agents: list[Product]) -> Vdsm:
+    """VDSM of the host where they go."""
+    return Vdsm(lab.hosts[0])
+
+
+@pytest.fixture
+def port(new_port: PortMaker) -> LogicalPort:
+    """A logical switch port."""
+    return new_port()
+
+
+def running(vdsm: Vdsm, name: str, *ports: LogicalPort) -> Vm:
+    """Start a VM with these ports, and wait for its addresses."""
+    vm = Vm(name, [Nic.ovn(port.name, port.mac) for port in ports])
+    vdsm.create_vm(vm)
+    for port in ports:
+        vm.running.wait_lease(port.mac)
+    return vm
+
+
+@pytest.fixture
+def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
+    """A VM with that port, running, with its address."""
+    vm = running(source, "migrant", port)
+    yield vm
+    ended(vm, source, target)
+
+
+@pytest.fixture
+def northbound(lab: Lab, port: LogicalPort) -> Iterator[Service]:
+    """The server of the northbound database, which runs again at the end of the test."""
+    server = lab.central.database("nb")
+    yield server
+    if not server.running:
+        server.start()
+
+
+# ---- what is seen --------------------------------------------------------------------------------
+
+
+def row(lab: Lab, port: LogicalPort) -> tuple[dict[str, str], dict[str, str]]:
+    """Give options and external_ids of a logical switch port."""
+    columns = "--columns=options,external_ids"
+    found = lab.central.nbctl(
+        "--format=json", columns, "find", "Logical_Switch_Port", f"name={port.name}"
+    )
+    ((options, ids),) = json.loads(found)["data"]
+    return dict(options[1]), dict(ids[1])
+
+
+def is_untouched(lab: Lab, port: LogicalPort) -> bool:
+    """Whether nothing of ours is in a port's row."""
+    options, ids = row(lab, port)
+    return not {"requested-chassis", "activation-strategy"} & options.keys() and NOTE not in ids
+
+
+def places(lab: Lab, port: LogicalPort) -> dict[str, set[str]]:
+    """Tell what each host has of a port: its tap, and the port of its tap."""
+    tap = f"tap{port.name[:11]}"
+    return {
+        host.name: {
+            *({"device"} if tap in host.devices() else ()),
+            *({"port"} if tap in host.ovs.ports() else ()),
+        }
+        for host in lab.hosts
+    }
+
+
+def wait_well(lab: Lab, probe: Probe, port: LogicalPort, host: str) -> None:
+    """Wait until a guest is reached on a host, and nothing of a migration is left anywhere."""
+    wait_bound(lab, port, host)
+    wait_until(lambda: probe.reaches(port.address), SOON, f"{host}: an answer of the guest")
+    wait_until(lambda: is_untouched(lab, port), SETTLED, "an untouched row")
+    wait_until(lambda: not any(map(pending, lab.hosts)), SETTLED, "no arrival left")
+    assert places(lab, port) == {
+        each.name: {"device", "port"} if each.name == host else set() for each in lab.hosts
+    }
+    assert lab.central.bound_to(port.name) == host
+
+
+def wait_bound(lab: Lab, port: LogicalPort, host: str, timeout: float = SOON) -> None:
+    """Wait until a port is bound to a host."""
+    wait_until(lambda: lab.central.bound_to(port.name) == host, timeout, f"the port on {host}")
+
+
+def last_arrival(vdsm: Vdsm) -> HookRun:
+    """Give the last run of the destination's hook."""
+    return vdsm.hooks.runs_of(ARRIVING)[-1]
+
+
+# ---- what is done --------------------------------------------------------------------------------
+
+
+@contextmanager
+def meanwhile(*actions: Callable[[], object]) -> Iterator[None]:
+    """Do something beside the block, one after the other; its error counts."""
+
+    def act() -> None:
+        for action in actions:
+            action()
+
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(act)
+        yield
+    acting.result()
+
+
+def under_way(source: Vdsm, vm: Vm) -> Callable[[], object]:
+    """Wait, when it is called, until a VM's migration is well under way."""
+    domain: Any = source.host.libvirt.domain(vm.id)
+    return lambda: wait_until(lambda: domain.jobInfo()[4] > 8 << 20, 20, "a migration under way")
+
+
+def kill_qemu(vdsm: Vdsm, vm: Vm) -> None:
+    """Kill the process of a VM on a host."""
+    pid = int(vdsm.host.read(f"/run/libvirt/qemu/{vm.name}.pid"))
+    vdsm.host.signal_process(pid, signal.SIGKILL)
+
+
+def fail_to_migrate(source: Vdsm, target: Vdsm, vm: Vm, *before: Callable[[], object]) -> None:
+    """Migrate a VM whose process on the target is killed in the middle, after something else."""
+    killing = meanwhile(under_way(source, vm), *before, lambda: kill_qemu(target, vm))
+    with killing, pytest.raises(libvirt.libvirtError):
+        source.migrate(vm, target, parameters=SLOW)
+
+
+# ---- the destination's QEMU ----------------------------------------------------------------------
+
+
+def test_when_the_targets_qemu_is_killed_the_guest_stays_as_it_was(
+    lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    before = row(lab, port)
+
+    fail_to_migrate(source, target, vm)
+
+    wait_well(lab, probe, port, "hv2")
+    assert row(lab, port) == before
+
+
+def test_after_the_targets_qemu_was_killed_the_next_migration_succeeds(
+    lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    fail_to_migrate(source, target, vm)
+
+    source.migrate(vm, target)
+
+    wait_well(lab, probe, port, "hv1")
+
+
+# ---- the agents ----------------------------------------------------------------------------------
+
+
+@at(GOES)
+def test_the_next_agent_of_the_target_ends_what_a_killed_one_began(
+    lab: Lab,
+    agents: list[Product],
+    doomed: DoomedMaker,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+    point: Point,
+) -> None:
+    agents[0].stop()
+    doomed(point, supervised=True)
+
+    source.migrate(vm, target)
+
+    wait_well(lab, probe, port, "hv1")
+    wait_until(lambda: target.host.exists(AGENT_WAS_KILLED), SOON, "an agent that was killed")
+    assert last_arrival(target).status == 0
+
+
+@at(STAYS)
+def test_the_next_agent_of_the_target_undoes_what_a_killed_one_began(
+    lab: Lab,
+    agents: list[Product],
+    doomed: DoomedMaker,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+    point: Point,
+) -> None:
+    agents[0].stop()
+    doomed(point, supervised=True)
+
+    fail_to_migrate(source, target, vm)
+
+    wait_well(lab, probe, port, "hv2")
+    assert target.host.exists(AGENT_WAS_KILLED)
+
+
+def test_after_the_targets_agent_was_killed_the_next_migration_succeeds(
+    lab: Lab,
+    agents: list[Product],
+    doomed: DoomedMaker,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    agents[0].stop()
+    doomed(GOES["once it is switched"], supervised=True)
+    source.migrate(vm, target)
+    wait_until(lambda: target.host.exists(AGENT_WAS_KILLED), SOON, "an agent that was killed")
+
+    target.migrate(vm, source)
+
+    wait_well(lab, probe, port, "hv2")
+
+
+def test_when_the_sources_agent_is_killed_the_port_follows(
+    lab: Lab,
+    agents: list[Product],
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with meanwhile(under_way(source, vm), agents[1].kill):
+        source.migrate(vm, target, parameters=SLOW)
+
+    wait_well(lab, probe, port, "hv1")
+
+
+def test_after_the_sources_agent_was_killed_the_next_migration_succeeds(
+    lab: Lab,
+    agents: list[Product],
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with meanwhile(under_way(source, vm), agents[1].kill):
+        source.migrate(vm, target, parameters=SLOW)
+    agents[1].start()
+
+    target.migrate(vm, source)
+
+    wait_well(lab, probe, port, "hv2")
+
+
+# ---- the northbound database ---------------------------------------------------------------------
+
+
+def test_without_a_northbound_server_the_port_follows_and_it_is_told(
+    lab: Lab,
+    agents: list[Product],
+    northbound: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    said = len(agents[0].log())
+    northbound.kill()
+
+    source.migrate(vm, target)
+
+    wait_bound(lab, port, "hv1")
+    wait_until(lambda: probe.reaches(port.address), SOON, "an answer of the guest")
+    hook = last_arrival(target)
+    assert hook.status == 0
+    assert "is not coordinated" in hook.stderr
+    assert "Connection refused" in hook.stderr
+    assert "is not coordinated" in agents[0].log()[said:]
+
+
+def test_when_the_northbound_server_is_back_the_next_migration_is_coordinated(
+    lab: Lab,
+    agents: list[Product],
+    northbound: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    northbound.kill()
+    source.migrate(vm, target)
+    northbound.start()
+
+    target.migrate(vm, source)
+
+    wait_well(lab, probe, port, "hv2")
+    assert last_arrival(source).stderr == ""
+
+
+def test_a_northbound_server_that_is_back_after_the_guest_has_the_port_follow_then(
+    lab: Lab,
+    northbound: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with meanwhile(under_way(source, vm), northbound.kill):
+        source.migrate(vm, target, parameters=SLOW)
+    northbound.start()
+
+    wait_well(lab, probe, port, "hv1")
+
+
+def test_a_northbound_server_that_is_away_keeps_nobody_from_the_guest(
+    lab: Lab,
+    northbound: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with meanwhile(under_way(source, vm), northbound.kill):
+        source.migrate(vm, target, parameters=SLOW)
+
+    wait_until(lambda: probe.reaches(port.address), SOON, "an answer of the guest")
+    assert not northbound.running
+
+
+def test_a_northbound_server_that_is_back_after_a_failure_has_the_row_as_it_was(
+    lab: Lab,
+    northbound: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    fail_to_migrate(source, target, vm, northbound.kill)
+    northbound.start()
+
+    wait_well(lab, probe, port, "hv2")
+
+
+def test_without_a_certificate_the_port_follows_and_it_is_told(
+    lab: Lab,
+    agents: list[Product],
+    configure: Configure,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    configure("[migration]\nnorthbound = ssl:192.0.2.1:6641\n")
+
+    source.migrate(vm, target)
+
+    hook = last_arrival(target)
+    wait_well(lab, probe, port, "hv1")
+    assert hook.status == 0
+    assert "is not coordinated: this host has no certificate" in hook.stderr
+    assert hook.seconds < 1
+
+
+# ---- more than one -------------------------------------------------------------------------------
+
+
+def test_two_vms_that_change_places_are_both_where_they_run(
+    lab: Lab,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+    new_port: PortMaker,
+) -> None:
+    others = new_port()
+    other = running(target, "emigrant", others)
+
+    lab.at_once(
+        lambda: source.migrate(vm, target, parameters=SLOW),
+        lambda: target.migrate(other, source, parameters=SLOW),
+    )
+
+    wait_well(lab, probe, port, "hv1")
+    wait_well(lab, probe, others, "hv2")
+    ended(other, source, target)
+
+
+def test_a_vm_that_goes_there_and_back_often_is_bound_where_it_runs_each_time(
+    lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    for _ in range(5):
+        source.migrate(vm, target)
+        wait_bound(lab, port, "hv1", 1)
+        target.migrate(vm, source)
+        wait_bound(lab, port, "hv2", 1)
+
+    wait_well(lab, probe, port, "hv2")
+
+
+def test_a_tunnelled_migration_is_like_any_other(
+    lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    source.migrate(vm, target, flags=libvirt.VIR_MIGRATE_TUNNELLED)
+
+    wait_bound(lab, port, "hv1", 1)
+    wait_well(lab, probe, port, "hv1")
+
+
+def test_all_ports_of_a_vm_follow_over_one_connection(
+    lab: Lab,
+    agents: list[Product],
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    new_port: PortMaker,
+) -> None:
+    ports = [new_port(), new_port()]
+    vm = running(source, "migrant", *ports)
+    said = len(agents[0].log())
+
+    source.migrate(vm, target)
+
+    for port in ports:
+        wait_bound(lab, port, "hv1", 1)
+    for port in ports:
+        wait_well(lab, probe, port, "hv1")
+    log = agents[0].log()[said:]
+    assert len([line for line in log.splitlines() if "northbound" in line]) == 1, log
+    ended(vm, source, target)

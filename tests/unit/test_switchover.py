@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a live migration does to a logical switch port, whoever else writes to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vif_driver import switchover
+from vif_driver.switchover import NOTE, REQUESTED, STRATEGY, Change
+
+VM = "7c5f0b5e-2f7a-4d0f-9d5b-0a6a3a1c2d3e"
+
+
+@dataclasses.dataclass
+class Port:
+    """A logical switch port that steps are applied to."""
+
+    options: dict[str, str] = dataclasses.field(default_factory=dict)
+    external_ids: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def apply(self, change: Change | None) -> Port:
+        if change is not None:
+            self.options = _changed(self.options, change.options)
+            self.external_ids = _changed(self.external_ids, change.external_ids)
+        return self
+
+    def announced(self, source: str = "hv1", destination: str = "hv2") -> Port:
+        return self.apply(
+            switchover.announce(
+                self.options,
+                self.external_ids,
+                vm_id=VM,
+                source=source,
+                destination=destination,
+                strategy="rarp",
+            )
+        )
+
+    def switched(self, destination: str = "hv2") -> Port:
+        step = switchover.switch(self.options, self.external_ids, destination=destination)
+        return self.apply(step)
+
+    def finished(self, destination: str = "hv2") -> Port:
+        step = switchover.finish(self.options, self.external_ids, destination=destination)
+        return self.apply(step)
+
+    def undone(
+        self, destination: str | None = "hv2", vm_id: str = VM, source: str | None = None
+    ) -> Port:
+        step = switchover.undo(
+            self.options, self.external_ids, vm_id=vm_id, source=source, destination=destination
+        )
+        return self.apply(step)
+
+
+def _changed(present: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = {**present, **changes}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+PROVIDERS = {"mcast_flood": "true"}, {"ovirt_device_id": VM}
+
+
+@pytest.fixture
+def port() -> Port:
+    """A port as the provider makes it: any host may have it."""
+    return Port(dict(PROVIDERS[0]), dict(PROVIDERS[1]))
+
+
+@pytest.fixture
+def assigned() -> Port:
+    """A port of a provider that says which host may have it."""
+    return Port({REQUESTED: "hv1"})
+
+
+def test_both_hosts_may_bind_it_once_announced(port: Port) -> None:
+    port.announced()
+
+    assert port.options == {"mcast_flood": "true", REQUESTED: "hv1,hv2", STRATEGY: "rarp"}
+
+
+def test_the_destination_alone_may_once_switched(port: Port) -> None:
+    port.announced().switched()
+
+    assert port.options == {"mcast_flood": "true", REQUESTED: "hv2"}
+
+
+def test_nothing_of_ours_is_left_once_finished(port: Port) -> None:
+    port.announced().switched().finished()
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+def test_nothing_of_ours_is_left_once_undone(port: Port) -> None:
+    port.announced().undone()
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+def test_a_provider_that_assigns_hosts_finds_the_new_one(assigned: Port) -> None:
+    assigned.announced().switched().finished()
+
+    assert assigned == Port({REQUESTED: "hv2"})
+
+
+def test_a_provider_that_assigns_hosts_finds_the_old_one_if_undone(assigned: Port) -> None:
+    assigned.announced().undone()
+
+    assert assigned == Port({REQUESTED: "hv1"})
+
+
+def test_a_strategy_that_was_there_comes_back(port: Port) -> None:
+    port.options[STRATEGY] = "garp"
+
+    port.announced().switched()
+
+    assert port.options[STRATEGY] == "garp"
+
+
+@pytest.mark.parametrize("last_step", ["switched", "finished", "undone"])
+def test_what_the_provider_wrote_meanwhile_wins(port: Port, last_step: str) -> None:
+    port.announced()
+    port.options[REQUESTED] = "hv9"
+
+    getattr(port, last_step)()
+
+    assert port.options[REQUESTED] == "hv9"
+
+
+def test_what_the_provider_wrote_after_the_switch_wins(port: Port) -> None:
+    port.announced().switched()
+    port.options[REQUESTED] = "hv9"
+
+    port.finished()
+
+    assert port.options == {"mcast_flood": "true", REQUESTED: "hv9"}
+
+
+def test_a_step_may_be_repeated(port: Port) -> None:
+    port.announced().switched().switched().finished().finished()
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+def test_the_source_can_undo_what_a_dead_destination_left(port: Port) -> None:
+    port.announced().undone(destination=None, source="hv1")
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+@pytest.mark.parametrize(
+    ("destination", "source", "vm_id"),
+    [
+        ("hv3", None, VM),
+        ("hv1", None, VM),
+        (None, "hv2", VM),
+        ("hv2", None, "another VM"),
+        (None, "hv1", "another VM"),
+    ],
+)
+def test_nobody_else_undoes_it(
+    port: Port, destination: str | None, source: str | None, vm_id: str
+) -> None:
+    port.announced().undone(destination, vm_id, source)
+
+    assert port.options[REQUESTED] == "hv1,hv2"
+
+
+def test_a_late_undo_leaves_the_next_migration_alone(port: Port) -> None:
+    port.announced("hv1", "hv2").switched("hv2").announced("hv2", "hv3")
+
+    port.undone("hv2")
+
+    assert port.options[REQUESTED] == "hv2,hv3"
+
+
+def test_another_host_does_not_switch_it(port: Port) -> None:
+    port.announced().switched("hv3")
+
+    assert port.options[REQUESTED] == "hv1,hv2"
+
+
+def test_a_migration_after_one_whose_end_nobody_saw_restores_what_was_before_that(
+    port: Port,
+) -> None:
+    port.announced("hv1", "hv2")
+
+    port.announced("hv1", "hv3").switched("hv3").finished("hv3")
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+def test_a_late_finish_leaves_the_next_migration_alone(port: Port) -> None:
+    port.announced("hv1", "hv2").switched("hv2").announced("hv2", "hv1")
+
+    port.finished("hv2")
+
+    assert port.options[REQUESTED] == "hv2,hv1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no JSON",
+        "[]",
+        "{}",
+        '{"vm_id": 1, "source": "", "destination": "", "before": {}, "ours": {}}',
+        '{"vm_id": "", "source": "", "destination": "hv2", "before": 3, "ours": {}}',
+    ],
+)
+def test_a_note_that_is_not_understood_is_no_note(text: str) -> None:
+    port = Port({REQUESTED: "hv1"}, {NOTE: text})
+
+    port.switched().undone().finished()
+
+    assert port == Port({REQUESTED: "hv1"}, {NOTE: text})
+
+
+@pytest.mark.parametrize(
+    ("versions", "strategy"),
+    [
+        (((23, 3, 1), (23, 3, 1)), "rarp"),
+        (((25, 9, 0), (25, 9, 1)), "rarp,garp,na"),
+        (((26, 3), (25, 3, 4)), "rarp"),
+        (((26, 3), None), "rarp"),
+    ],
+)
+def test_the_destination_waits_for_what_all_of_ovn_knows(
+    versions: tuple[tuple[int, ...] | None, ...], strategy: str
+) -> None:
+    assert switchover.strategy(*versions) == strategy
+
+
+CHASSIS = st.sampled_from(["hv1", "hv2", "hv3"])
+STEPS = ["announced", "switched", "finished", "undone"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requested=st.none() | CHASSIS,
+    strategy=st.none() | st.just("garp"),
+    steps=st.lists(st.sampled_from(STEPS), max_size=6),
+    seed=st.integers(0, 2**16),
+)
+def test_whatever_happened_a_migration_to_its_end_leaves_nothing(
+    requested: str | None, strategy: str | None, steps: list[str], seed: int
+) -> None:
+    before = _changed({}, {REQUESTED: requested, STRATEGY: strategy})
+    port, chance = Port(dict(before)), random.Random(seed)
+    for step in steps:
+        getattr(port, step)(*([chance.choice(["hv2", "hv1"])] if step != "announced" else []))
+
+    port.announced("hv2", "hv1").switched("hv1").finished("hv1")
+
+    assert NOTE not in port.external_ids
+    assert port.options.get(STRATEGY) == strategy
+    assert (REQUESTED in port.options) == (requested is not None)
