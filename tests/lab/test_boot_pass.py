@@ -60,7 +60,9 @@ def cut_and_boot(host: SystemdHypervisor) -> None:
     host.power_cut()
     host.boot()
     wait_until(lambda: host.libvirt.service.running, 20, "libvirtd")
-    wait_until(lambda: host.vsctl("list-ports", "br-int") is not None, 20, "Open vSwitch")
+    # The database may be just restarting.
+    listed = ["ovs-vsctl", "--timeout=5", "list-ports", "br-int"]
+    wait_until(lambda: host.run(listed, check=False).returncode == 0, 20, "Open vSwitch")
     wait_until(lambda: host.exists("/run/vif-driver/agent.sock"), 20, "the agent's socket")
 
 
@@ -208,7 +210,7 @@ def test_with_it_a_new_tap_is_nobodys(
     assert tap not in host.ovs.ports()
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3])
 def test_the_pass_is_made_whole_though_the_database_dies_in_the_middle(
     host: SystemdHypervisor, seconds: float
 ) -> None:
@@ -216,9 +218,11 @@ def test_the_pass_is_made_whole_though_the_database_dies_in_the_middle(
     kill = f"sleep {seconds}; kill -KILL $(cat /run/openvswitch/ovsdb-server.pid)"
     host.write(DROP_IN, f"[Service]\nExecStartPre=+{AT_ONCE} sh -c '{kill}'\n")
 
-    cut_and_boot(host)
-    host.path(DROP_IN).unlink()
-    host.run(["systemctl", "daemon-reload"])
+    try:
+        cut_and_boot(host)
+    finally:
+        host.path(DROP_IN).unlink()
+        host.run(["systemctl", "daemon-reload"])
 
     assert count_stale_ports(host) == 0
     told = host.journal(SYSLOG_IDENTIFIER=NAME)

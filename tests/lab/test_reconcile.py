@@ -161,7 +161,8 @@ def test_a_row_of_a_vm_that_is_gone_goes_after_the_grace_and_not_before(
 
     wait_gone(host, "stale")
 
-    assert GRACE + SETTLE <= time.monotonic() - begun < LONG
+    # The first look may follow an event that was before.
+    assert GRACE <= time.monotonic() - begun < LONG
 
 
 def test_what_goes_is_one_line_of_the_journal_with_the_whole_row(
