@@ -29,6 +29,7 @@ from tests.lab.harness.vdsm import Vdsm, Vm, ended
 
 MIGRATIONS = 10
 PLOT = "migration.svg"
+EVENTS_PID = "/run/bench-events.pid"
 #: Seconds before and after a migration in which all is quiet again.
 PAUSE = 1.0
 
@@ -161,9 +162,9 @@ def _measure(
     time.sleep(PAUSE)
     watch = ["virsh", "-q", "-c", "qemu:///system", "event", "--event", "lifecycle"]
     begun = datetime.datetime.now(datetime.timezone.utc)
-    events = target.host.popen(
-        ["timeout", "120", *watch, "--loop", "--timestamp"], stdout=subprocess.PIPE
-    )
+    watch += ["--loop", "--timestamp"]
+    noted = f"echo $$ >{EVENTS_PID}; exec timeout 120 {' '.join(watch)}"
+    events = target.host.popen(["sh", "-c", noted], stdout=subprocess.PIPE)
     with events, ExitStack() as pinging:
         time.sleep(PAUSE / 2)
         pings = [pinging.enter_context(probe.ping(stage.address)) for probe in stage.probes]
@@ -171,7 +172,7 @@ def _measure(
         migrate(stage, source, target)
         time.sleep(PAUSE * 3)
         pinging.close()
-        events.terminate()
+        target.host.run(["sh", "-c", f"kill $(cat {EVENTS_PID})"])
         told, _ = events.communicate(timeout=10)
     statistics_of_job = stage.vm.running.domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
     return Run(
