@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vif_driver import config, journal, stale
+from vif_driver import config, journal, marks, stale
 from vif_driver.errors import HostError, Unavailable, VifError
 from vif_driver.host import kernel, ovsdb_rows
 from vif_driver.host.ovsdb_once import OvsdbOnce, connect
 from vif_driver.host.ovsdb_rows import PortRows, Tables, reference, references
 from vif_driver.journal import about
+from vif_driver.marks import Owner
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _HOST = {"Open_vSwitch": ("external_ids",)}
 _PORTS = {"Bridge": ("name", "ports"), **ovsdb_rows.COLUMNS}
-
-# The name of one of a vNIC's own devices, and what those of all of them have in common.
-_STEM = re.compile(r"(?:qbr|qvb|qvo)([0-9a-f]{8}-[0-9a-f]{2})")
-
-# What ``ifalias`` says of a device of ours: its vNIC and that one's VM, if they are known.
-_ALIAS = re.compile(r"(?:vif-driver (\S+) (?:-|(\S+)))?")
 
 
 class Lost(Unavailable):
@@ -203,35 +197,26 @@ def _remove(
     return operations
 
 
-def _leftovers(devices: set[str]) -> dict[str, re.Match[str]]:
-    """Give the devices that we made for vNICs and that no guest's tap is joined to.
+def _leftovers(devices: set[str]) -> dict[str, Owner]:
+    """Give the devices that we made for vNICs and that no guest's tap is joined to, and whose.
 
     No device outlives a reboot, so there hardly is one.  But the first pass on a host may be made
     in the middle of a boot, after an agent was killed.
 
     Args:
-        devices: all names.
-
-    Returns:
-        What ``ifalias`` says of them, by their names; see ``_ALIAS``.
+        devices: the names of all.
     """
-    stems = {match[1] for match in map(_STEM.fullmatch, devices) if match}
-    if not stems:
-        return {}
-    # It loads every way to connect a vNIC, which takes longer than all the rest.
-    from vif_driver.attachments.private_bridge import GROUP, PREFIXES
-
     found = {}
-    for stem in sorted(stems):
+    for stem in marks.stems(devices):
         if kernel.bridge_ports(f"qbr{stem}") <= {f"qvb{stem}"}:
-            for name in (f"{prefix}{stem}" for prefix in PREFIXES):
-                alias = _ALIAS.fullmatch(kernel.alias(name))
-                if name in devices and kernel.group(name) == GROUP and alias:
-                    found[name] = alias
+            for name in devices & {prefix + stem for prefix in marks.PREFIXES}:
+                owner = marks.owner(name, kernel.group(name), kernel.alias(name))
+                if owner is not None:
+                    found[name] = owner
     return found
 
 
-def _delete(leftovers: Mapping[str, re.Match[str]]) -> None:
+def _delete(leftovers: Mapping[str, Owner]) -> None:
     """Delete devices; one that can't be is logged, and the others go."""
     import asyncio
 
@@ -240,8 +225,8 @@ def _delete(leftovers: Mapping[str, re.Match[str]]) -> None:
     async def delete() -> None:
         links = Links()
         try:
-            for name, alias in leftovers.items():
-                extra = about(vnic_id=alias[1], vm=alias[2])
+            for name, owner in sorted(leftovers.items()):
+                extra = about(vnic_id=owner.vnic_id, vm=owner.vm_id)
                 log.info("removing device %s, which no guest uses", name, extra=extra)
                 try:
                     await links.delete(name)

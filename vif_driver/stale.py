@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Callable
 
 from vif_driver.host.ovsdb_rows import PortRows, Row
-
-#: The key of ``external_ids`` by which a row is known to be ours.
-MARK_KEY = "vif-driver"
+from vif_driver.marks import HELD_KEY, ROW_KEY
 
 #: What libvirt gives the interface of a VM (virNetDevOpenvswitchAddPort, virnetdevopenvswitch.c).
 LIBVIRT_KEYS = frozenset(("vm-id", "attached-mac", "iface-id"))
@@ -53,7 +51,10 @@ def is_a_vms(port: PortRows) -> bool:
         return False
     if SKIP_KEY in port.ids or SKIP_KEY in port.port["external_ids"]:
         return False
-    return MARK_KEY in port.ids or port.ids.keys() >= LIBVIRT_KEYS
+    if ROW_KEY in port.ids or port.ids.keys() >= LIBVIRT_KEYS:
+        return True
+    # Libvirt's, while we keep it from OVN.
+    return HELD_KEY in port.ids and port.ids.keys() >= LIBVIRT_KEYS - {"iface-id"}
 
 
 def orphans(rows: Mapping[str, Row], used: Iterable[str]) -> list[str]:

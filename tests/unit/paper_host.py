@@ -16,7 +16,6 @@ from typing import Any, Callable, cast
 import pytest
 
 from vif_driver.agent.reconcile import SETTLE, Reconciler
-from vif_driver.attachments.private_bridge import GROUP
 from vif_driver.config import Config
 from vif_driver.errors import HostError, NameTaken, Unavailable
 from vif_driver.events.turns import Turns
@@ -26,6 +25,7 @@ from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb, Port
 from vif_driver.host.ovsdb_rows import PortRows, Row
 from vif_driver.host.starts import Start, Starts
+from vif_driver.marks import GROUP
 from vif_driver.reconciliation import leftovers
 
 from . import virtual_time

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from vif_driver import boot
-from vif_driver.attachments.private_bridge import GROUP
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import json_rpc, kernel
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb_once import connect
 from vif_driver.host.ovsdb_rows import COLUMNS
+from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
 from . import own_sysfs
@@ -39,6 +39,7 @@ LIBVIRTS = (
     "external_ids:iface-status=active",
     f"external_ids:vm-id={VM_ID}",
 )
+HELD = tuple(each.replace("iface-id", "vif-driver-held") for each in LIBVIRTS)
 OURS = ("external_ids:vif-driver=ovs_hybrid", f"external_ids:iface-id={VNIC_ID}")
 VNIC = VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID)
 HYBRID = (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)
@@ -78,7 +79,7 @@ def removed_rows(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [json.loads(each["VIF_ROW"]) for each in fields(caplog)]
 
 
-@pytest.mark.parametrize("made_by", [LIBVIRTS, OURS], ids=["libvirt", "us"])
+@pytest.mark.parametrize("made_by", [LIBVIRTS, HELD, OURS], ids=["libvirt", "kept back", "us"])
 def test_a_port_of_a_vm_goes(ovsdb_server: OvsdbServer, made_by: tuple[str, ...]) -> None:
     add(ovsdb_server, "tap1", *made_by)
 

@@ -15,7 +15,6 @@ import pytest
 
 from vif_driver import ctl, wire
 from vif_driver.agent.main import RECONCILE, Agent
-from vif_driver.attachments.private_bridge import GROUP
 from vif_driver.config import Config
 from vif_driver.ctl import agent, reconciling, restoring, service, status
 from vif_driver.ctl.restoring import Restored
@@ -23,6 +22,7 @@ from vif_driver.errors import ConfigError, HostError, Unavailable, VifError
 from vif_driver.host import journal_reader, kernel
 from vif_driver.host.journal_reader import Removal
 from vif_driver.host.links import Links
+from vif_driver.marks import GROUP
 from vif_driver.reconciliation.report import Report, Told
 
 from .conftest import VM_ID, VNIC_ID, OvsdbServer

@@ -11,9 +11,10 @@ import pytest
 
 from vif_driver.attachments import private_bridge
 from vif_driver.attachments.base import Undo
-from vif_driver.attachments.private_bridge import GROUP, Idle, Owner, PrivateBridge, owner_of
+from vif_driver.attachments.private_bridge import Idle, PrivateBridge, owner_of
 from vif_driver.host import kernel
 from vif_driver.host.links import Link, Links
+from vif_driver.marks import GROUP, Owner
 from vif_driver.vnic import Plugin, Vnic
 
 from . import own_sysfs

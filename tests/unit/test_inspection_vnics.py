@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from vif_driver.attachments.private_bridge import GROUP
 from vif_driver.inspection.vnics import ExternalVnic, find
+from vif_driver.marks import GROUP
 
 from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer
 from .inspected_host import (

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from vif_driver.attachments.base import Undo
-from vif_driver.attachments.private_bridge import GROUP, PrivateBridge
+from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import HostError, NameTaken
 from vif_driver.host.links import Links
+from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, Vnic, VnicIdentity
 
 from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace

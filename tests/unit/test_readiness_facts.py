@@ -13,12 +13,12 @@ from vif_driver.attachments import Attachment
 from vif_driver.attachments.ovn import OvnAttachment
 from vif_driver.attachments.ovs import OvsAttachment
 from vif_driver.attachments.ovs_hybrid import OvsHybridAttachment
-from vif_driver.attachments.private_bridge import GROUP
 from vif_driver.config import Config
 from vif_driver.errors import Unavailable
 from vif_driver.host import Host, kernel
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb
+from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
 from . import own_sysfs

@@ -16,10 +16,11 @@ from vif_driver.attachments.linux_bridge import (
     DummyBridgeAttachment,
     LinuxBridgeAttachment,
 )
-from vif_driver.attachments.private_bridge import GROUP, PrivateBridge
+from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.config import Config
 from vif_driver.host import Host, kernel, neutron_agent
 from vif_driver.host.links import Links
+from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
 from . import own_sysfs

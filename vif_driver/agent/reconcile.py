@@ -27,11 +27,11 @@ from vif_driver.host.domains import Domains
 from vif_driver.host.ovsdb_rows import PortRows
 from vif_driver.host.starts import START_TIME, Starts
 from vif_driver.journal import about
+from vif_driver.marks import ROW_KEY
 from vif_driver.reconciliation import in_use, leftovers, lost
 from vif_driver.reconciliation.leftovers import IdleDevices, Leftover, StalePort, UnusedQos
 from vif_driver.reconciliation.lost import LostPort
 from vif_driver.reconciliation.report import Report
-from vif_driver.stale import MARK_KEY
 
 log = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ class Reconciler:
         ours = [
             port
             for port in ports
-            if MARK_KEY in port.ids and port.ids.get("iface-id") == one.vnic_id
+            if ROW_KEY in port.ids and port.ids.get("iface-id") == one.vnic_id
         ]
         return ours[0] if ours else None
 

@@ -16,7 +16,7 @@ from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.errors import BadRequest, HostError, NameTaken, Unavailable
 from vif_driver.host import kernel
 from vif_driver.interface_xml import DEAD_VLAN, Connection
-from vif_driver.stale import MARK_KEY
+from vif_driver.marks import ROW_KEY
 from vif_driver.vnic import Vnic, VnicIdentity
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _NAME = "ovs_hybrid"
 #: ``transient``: where ovs-ctl is told to, it deletes such ports before ovs-vswitchd starts.
 PORT_COLUMNS = {
     "trunks": [DEAD_VLAN],
-    "external_ids": {MARK_KEY: _NAME},
+    "external_ids": {ROW_KEY: _NAME},
     "other_config": {"transient": "true"},
 }
 
@@ -165,11 +165,11 @@ def interface_ids(vnic_id: str, vm_id: str, mac: str) -> dict[str, str]:
         "iface-status": "active",
         "attached-mac": mac,
         "vm-id": vm_id,
-        MARK_KEY: _NAME,
+        ROW_KEY: _NAME,
     }
 
 
 def _mark(vnic: VnicIdentity) -> dict[str, str]:
     """What the row of this vNIC in this VM carries."""
     vm = {} if vnic.vm_id is None else {"vm-id": vnic.vm_id}
-    return {MARK_KEY: OvsHybridAttachment.name, "iface-id": vnic.id, **vm}
+    return {ROW_KEY: OvsHybridAttachment.name, "iface-id": vnic.id, **vm}

@@ -12,24 +12,18 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
+from vif_driver import marks
 from vif_driver.attachments.base import Undo
 from vif_driver.errors import HostError, NameTaken
 from vif_driver.host import kernel
-from vif_driver.vnic import NAME_ID_LENGTH, VnicIdentity
+from vif_driver.marks import GROUP, PREFIXES, Owner
+from vif_driver.vnic import VnicIdentity
 
 if TYPE_CHECKING:
     from vif_driver.host.links import Link, Links
 
-#: The group of every device that we make: "vif" in ASCII.
-GROUP = 0x766966
-
-#: How the names of our devices begin; the eleven characters of the vNIC's id follow.
-PREFIXES = ("qbr", "qvb", "qvo", "tap")
-
 #: Bytes; what a device has where nobody says otherwise.
 ETHERNET_MTU = 1500
-
-_MARK = "vif-driver"
 
 # What keeps the bridge transparent: it forwards at once (no listening and learning phase), speaks
 # no spanning tree, learns nothing (with two ports there is nothing to learn, and a learned address
@@ -54,19 +48,6 @@ _SILENT = {
     "ipv4/conf/{}/arp_ignore": 1,
     "ipv4/conf/{}/arp_announce": 2,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Owner:
-    """Whose a device is.
-
-    Attributes:
-        vnic_id: the vNIC; None for one that an agent made and was killed before it named it.
-        vm_id: its VM; None where VDSM did not say.
-    """
-
-    vnic_id: str | None = None
-    vm_id: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,11 +88,7 @@ class PrivateBridge:
     @property
     def mark(self) -> str:
         """The ``ifalias`` of the devices: whose they are, the vNIC first and then the VM."""
-        return f"{self._vnic_mark} {self.vnic.vm_id or '-'}"
-
-    @property
-    def _vnic_mark(self) -> str:
-        return f"{_MARK} {self.vnic.id}"
+        return marks.alias(self.vnic.id, self.vnic.vm_id)
 
     async def make(self, mac: str | None, mtu: int | None, undo: Undo) -> None:
         """Make it all.
@@ -249,8 +226,10 @@ class PrivateBridge:
             return None
         # An agent killed between making a device and naming its vNIC left it without an alias.
         # Made for a VM that VDSM did not name, it may be any VM's.
-        ours = ("", f"{self._vnic_mark} -", self.mark)
-        any_vm = self.vnic.vm_id is None and (link.alias or "").startswith(f"{self._vnic_mark} ")
+        ours = ("", marks.alias(self.vnic.id, None), self.mark)
+        any_vm = self.vnic.vm_id is None and (link.alias or "").startswith(
+            marks.vnic_alias(self.vnic.id)
+        )
         return link if any_vm or (link.alias or "") in ours else None
 
 
@@ -261,15 +240,8 @@ def _far_address(mac: str) -> str:
 
 
 def owner_of(link: Link) -> Owner | None:
-    """Tell whose a device is, by its marks; None if it is none of ours."""
-    if link.group != GROUP:
-        return None
-    if not link.alias:
-        return Owner()
-    words = link.alias.split(" ")
-    if len(words) != 3 or words[0] != _MARK:
-        return None
-    return Owner(words[1], None if words[2] == "-" else words[2])
+    """Tell whose a device is; None if it is none of ours."""
+    return marks.owner(link.name, link.group, link.alias)
 
 
 async def idle(links: Links) -> list[Idle]:
@@ -280,13 +252,7 @@ async def idle(links: Links) -> list[Idle]:
     Raises:
         HostError: the kernel did not answer.
     """
-    found = []
-    length = len(PREFIXES[0]) + NAME_ID_LENGTH
-    names = [name for name in kernel.devices() if len(name) == length]
-    # A tap alone may be anybody's.
-    for stem in sorted({name[3:] for name in names if name[:3] in PREFIXES[:3]}):
-        found += await idle_of(links, stem)
-    return found
+    return [one for stem in marks.stems(kernel.devices()) for one in await idle_of(links, stem)]
 
 
 async def idle_of(links: Links, stem: str) -> list[Idle]:
@@ -301,8 +267,7 @@ async def idle_of(links: Links, stem: str) -> list[Idle]:
     for prefix in PREFIXES:
         link = await links.get(prefix + stem)
         owner = None if link is None else owner_of(link)
-        # Under the names of another vNIC they are not what anybody made.
-        if link is not None and owner is not None and (owner.vnic_id or stem).startswith(stem):
+        if link is not None and owner is not None:
             by_owner.setdefault(owner, []).append(link)
     named = [owner for owner in by_owner if owner.vnic_id is not None]
     if len(named) == 1:

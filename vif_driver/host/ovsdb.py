@@ -14,6 +14,7 @@ from vif_driver.errors import HostError, NameTaken, Unavailable
 from vif_driver.host.ovsdb_rows import COLUMNS, PortRows, Row
 from vif_driver.host.ovsdb_socket import SOCKET
 from vif_driver.host.replica import Replica
+from vif_driver.marks import HELD_KEY
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 
@@ -24,10 +25,6 @@ _REPLICATED = {
     **{table: list(columns) for table, columns in COLUMNS.items()},
     "Interface": [*COLUMNS["Interface"], "ofport", "error", "ifindex"],
 }
-
-
-#: Under this key of ``external_ids`` a port's ``iface-id`` is while OVN is not to have it.
-HELD_KEY = "vif-driver-held"
 
 
 @dataclasses.dataclass(frozen=True)

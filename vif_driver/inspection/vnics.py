@@ -22,7 +22,7 @@ from vif_driver.errors import BadRequest, VifError
 from vif_driver.host import kernel
 from vif_driver.inspection.sight import Sight
 from vif_driver.interface_xml import DEAD_VLAN, Connection, Interface
-from vif_driver.stale import MARK_KEY
+from vif_driver.marks import ROW_KEY
 from vif_driver.vnic import NAME_ID_LENGTH, Plugin, VnicIdentity, is_uuid
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def of_identity(vnic: VnicIdentity, sight: Sight) -> ExternalVnic:
 def _add_port(found: dict[str, _Known], port: Port, *, ovn_is_set: bool) -> None:
     ids = port.external_ids
     vnic_id = ids.get("iface-id", "")
-    if ids.get(MARK_KEY) == HYBRID:
+    if ids.get(ROW_KEY) == HYBRID:
         tap = "tap" + vnic_id[:NAME_ID_LENGTH]
         found[tap] = _Known(HYBRID, vnic_id, ids.get("vm-id"), ids.get("attached-mac"))
     elif port.made_by_libvirt and vnic_id:
