@@ -16,6 +16,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.vnic import Plugin
 
 #: The plugins whose ports are OVN's.
@@ -64,14 +65,6 @@ class Note:
         return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """What to change of a port; None removes a key."""
-
-    options: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    external_ids: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-
-
 def note_of(external_ids: Mapping[str, str]) -> Note | None:
     """Read the note in a port's ``external_ids``; None if there is none that is understood."""
     try:
@@ -91,54 +84,43 @@ def note_of(external_ids: Mapping[str, str]) -> Note | None:
 
 
 def announce(
-    options: Mapping[str, str],
-    external_ids: Mapping[str, str],
-    *,
-    vm_id: str,
-    source: str,
-    destination: str,
-    strategy: str,
-) -> Change:
+    port: LogicalSwitchPort, *, vm_id: str, source: str, destination: str, strategy: str
+) -> Edit:
     """Let the destination bind the port in addition to the source.
 
     Args:
-        options: of the port.
-        external_ids: of the port.
+        port: as it is now.
         vm_id: the VM.
         source: the chassis that has the port.
         destination: the chassis that is to have it.
         strategy: what the destination waits for before it takes part, such as ``rarp``.
     """
-    note = note_of(external_ids)
-    current = {key: options.get(key) for key in (REQUESTED, STRATEGY)}
+    note = note_of(port.external_ids)
+    current = {key: port.options.get(key) for key in (REQUESTED, STRATEGY)}
     if note is not None:
         # Of a migration whose end nobody has seen: what was before that one counts.
         current = {key: _before(note, key, value) for key, value in current.items()}
     ours = {REQUESTED: f"{source},{destination}", STRATEGY: strategy}
     fresh = Note(vm_id, source, destination, before=current, ours=ours)
-    return Change(ours, {NOTE: fresh.encode()})
+    return Edit(ours, {NOTE: fresh.encode()})
 
 
-def switch(
-    options: Mapping[str, str], external_ids: Mapping[str, str], *, destination: str
-) -> Change | None:
+def switch(port: LogicalSwitchPort, *, destination: str) -> Edit | None:
     """Have the destination alone bind the port: the guest runs there.
 
     Returns:
         None if no migration to there is noted.
     """
-    note = note_of(external_ids)
+    note = note_of(port.external_ids)
     if note is None or note.destination != destination:
         return None
     ours = {REQUESTED: destination, STRATEGY: note.before[STRATEGY]}
-    changes = {key: value for key, value in ours.items() if options.get(key) == note.ours[key]}
+    changes = {key: value for key, value in ours.items() if port.options.get(key) == note.ours[key]}
     switched = dataclasses.replace(note, ours={**note.ours, **changes})
-    return Change(changes, {NOTE: switched.encode()})
+    return Edit(changes, {NOTE: switched.encode()})
 
 
-def finish(
-    options: Mapping[str, str], external_ids: Mapping[str, str], *, destination: str
-) -> Change | None:
+def finish(port: LogicalSwitchPort, *, destination: str) -> Edit | None:
     """Leave nothing of ours in the port: the source has let go of it.
 
     Where the provider says which host may bind the port, it goes on saying so: the destination.
@@ -146,30 +128,28 @@ def finish(
     Returns:
         None if no migration to there is noted.
     """
-    note = note_of(external_ids)
+    note = note_of(port.external_ids)
     if note is None or note.destination != destination:
         return None
     changes: dict[str, str | None] = {}
-    if options.get(REQUESTED) == note.ours[REQUESTED] and note.before[REQUESTED] is None:
+    if port.options.get(REQUESTED) == note.ours[REQUESTED] and note.before[REQUESTED] is None:
         changes[REQUESTED] = None
-    if options.get(STRATEGY) == note.ours[STRATEGY]:
+    if port.options.get(STRATEGY) == note.ours[STRATEGY]:
         changes[STRATEGY] = note.before[STRATEGY]
-    return Change(changes, {NOTE: None})
+    return Edit(changes, {NOTE: None})
 
 
 def undo(
-    options: Mapping[str, str],
-    external_ids: Mapping[str, str],
+    port: LogicalSwitchPort,
     *,
     vm_id: str,
     source: str | None = None,
     destination: str | None = None,
-) -> Change | None:
+) -> Edit | None:
     """Put everything back: the guest has stayed where it was.
 
     Args:
-        options: of the port.
-        external_ids: of the port.
+        port: as it is now.
         vm_id: the VM.
         source: the chassis where it has stayed, if that is who undoes it.
         destination: the chassis where it has not come, if that is.
@@ -178,7 +158,7 @@ def undo(
         None if no such migration is noted.  A later one, from the destination to another host or
         back, is none.
     """
-    note = note_of(external_ids)
+    note = note_of(port.external_ids)
     if (
         note is None
         or note.vm_id != vm_id
@@ -187,9 +167,11 @@ def undo(
     ):
         return None
     changes = {
-        key: note.before[key] for key in (REQUESTED, STRATEGY) if options.get(key) == note.ours[key]
+        key: note.before[key]
+        for key in (REQUESTED, STRATEGY)
+        if port.options.get(key) == note.ours[key]
     }
-    return Change(changes, {NOTE: None})
+    return Edit(changes, {NOTE: None})
 
 
 def _before(note: Note, key: str, current: str | None) -> str | None:

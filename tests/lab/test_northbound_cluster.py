@@ -16,7 +16,8 @@ import pytest
 from tests.unit.northbound_server import Member, NorthboundCluster
 from vif_driver.errors import Unavailable
 from vif_driver.host import northbound
-from vif_driver.host.northbound import Edit, LogicalSwitchPort, Northbound
+from vif_driver.host.northbound import Northbound
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 
 NAMES = ["port1", "port2"]
 

@@ -22,7 +22,8 @@ import pytest
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import northbound
 from vif_driver.host.certificates import Credentials
-from vif_driver.host.northbound import Edit, LogicalSwitchPort, Northbound, remotes_from
+from vif_driver.host.northbound import Northbound, remotes_from
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 
 from .northbound_server import SCHEMA, NorthboundServer
 from .southbound_server import Authority, SouthboundServer, free_port

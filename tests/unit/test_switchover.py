@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vif_driver import switchover
-from vif_driver.switchover import NOTE, REQUESTED, STRATEGY, Change
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
+from vif_driver.switchover import NOTE, REQUESTED, STRATEGY
 
 VM = "7c5f0b5e-2f7a-4d0f-9d5b-0a6a3a1c2d3e"
 
@@ -24,38 +25,33 @@ class Port:
     options: dict[str, str] = dataclasses.field(default_factory=dict)
     external_ids: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def apply(self, change: Change | None) -> Port:
-        if change is not None:
-            self.options = _changed(self.options, change.options)
-            self.external_ids = _changed(self.external_ids, change.external_ids)
+    @property
+    def row(self) -> LogicalSwitchPort:
+        return LogicalSwitchPort("port", "", self.options, self.external_ids, (), up=None)
+
+    def apply(self, edit: Edit | None) -> Port:
+        if edit is not None:
+            self.options = _changed(self.options, edit.options)
+            self.external_ids = _changed(self.external_ids, edit.external_ids)
         return self
 
     def announced(self, source: str = "hv1", destination: str = "hv2") -> Port:
         return self.apply(
             switchover.announce(
-                self.options,
-                self.external_ids,
-                vm_id=VM,
-                source=source,
-                destination=destination,
-                strategy="rarp",
+                self.row, vm_id=VM, source=source, destination=destination, strategy="rarp"
             )
         )
 
     def switched(self, destination: str = "hv2") -> Port:
-        step = switchover.switch(self.options, self.external_ids, destination=destination)
-        return self.apply(step)
+        return self.apply(switchover.switch(self.row, destination=destination))
 
     def finished(self, destination: str = "hv2") -> Port:
-        step = switchover.finish(self.options, self.external_ids, destination=destination)
-        return self.apply(step)
+        return self.apply(switchover.finish(self.row, destination=destination))
 
     def undone(
         self, destination: str | None = "hv2", vm_id: str = VM, source: str | None = None
     ) -> Port:
-        step = switchover.undo(
-            self.options, self.external_ids, vm_id=vm_id, source=source, destination=destination
-        )
+        step = switchover.undo(self.row, vm_id=vm_id, source=source, destination=destination)
         return self.apply(step)
 
 

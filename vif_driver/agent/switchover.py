@@ -22,7 +22,8 @@ from vif_driver.config import Config
 from vif_driver.errors import BadRequest, HostError, Unavailable, VifError
 from vif_driver.host import Host, certificates, kernel, link_events, ovn_controller
 from vif_driver.host.domains import Domains, Happening, State
-from vif_driver.host.northbound import Edit, LogicalSwitchPort, Northbound, remotes_from
+from vif_driver.host.northbound import Northbound, remotes_from
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.southbound import Southbound
 from vif_driver.host.starts import START_TIME, Start, Starts, uptime
 from vif_driver.interface_xml import Interface
@@ -51,7 +52,7 @@ _EVENT = "migration"
 # A vNIC and the attachment that it has; None if an earlier agent knew.
 _Unfinished = tuple[VnicIdentity, "Attachment | None"]
 
-_Step = Callable[..., "switchover.Change | None"]
+_Step = Callable[..., "Edit | None"]
 
 
 @dataclasses.dataclass
@@ -292,15 +293,13 @@ class Switchover:
         def announced(port: LogicalSwitchPort) -> Edit | None:
             if port.name != subject.id:
                 return None
-            change = switchover.announce(
-                port.options,
-                port.external_ids,
+            return switchover.announce(
+                port,
                 vm_id=arrival.vm_id,
                 source=source,
                 destination=chassis,
                 strategy=strategy,
             )
-            return Edit(change.options, change.external_ids)
 
         # Whether it was made is not known of a request without an answer.
         arrival.noted.add(subject.id)
@@ -512,14 +511,8 @@ class Switchover:
             try:
                 await northbound.open(PATIENCE)
                 await northbound.wait_connected(PATIENCE)
-
-                def undone(port: LogicalSwitchPort) -> Edit | None:
-                    made = switchover.undo(
-                        port.options, port.external_ids, vm_id=vm_id, source=chassis
-                    )
-                    return None if made is None else Edit(made.options, made.external_ids)
-
-                await northbound.edit(f"undo the move of VM {vm_id}", undone)
+                undo = functools.partial(switchover.undo, vm_id=vm_id, source=chassis)
+                await northbound.edit(f"undo the move of VM {vm_id}", undo)
             finally:
                 northbound.close()
         except VifError as error:
@@ -531,10 +524,6 @@ class Switchover:
         """Take a step with all ports of a VM in whose rows a note of ours may be."""
         vm = arrival.vm_id
 
-        def change(port: LogicalSwitchPort) -> Edit | None:
-            made = step(port.options, port.external_ids, destination=arrival.chassis)
-            return None if made is None else Edit(made.options, made.external_ids)
-
         async def attempt() -> None:
             try:
                 northbound = await self._connected(arrival, [])
@@ -545,6 +534,7 @@ class Switchover:
                 log.error("VM %s: %s", vm, error, extra=about(vm=vm, event=_EVENT))
                 arrival.noted.clear()
                 return
+            change = functools.partial(step, destination=arrival.chassis)
             await northbound.edit(f"{what} the move of VM {vm}", change)
 
         if arrival.noted:

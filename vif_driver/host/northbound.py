@@ -25,7 +25,7 @@ import select
 import socket
 import ssl
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ovs.db.idl
@@ -35,6 +35,7 @@ import ovs.stream
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import certificates, threads
 from vif_driver.host.certificates import Credentials
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.replica import Replica
 from vif_driver.host.southbound import Remote, parse_remotes
 
@@ -79,40 +80,6 @@ _SCHEMA = {
         },
     },
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class LogicalSwitchPort:
-    """A logical switch port as the database has it.
-
-    Attributes:
-        name: the vNIC's id.
-        type: empty for a VM's.
-        options: ``requested-chassis``, ``activation-strategy``, ...
-        external_ids: whatever anybody wrote there.
-        addresses: what the provider says that the VM has.
-        up: whether a host has it in place; None where OVN has not said yet.
-    """
-
-    name: str
-    type: str
-    options: Mapping[str, str]
-    external_ids: Mapping[str, str]
-    addresses: tuple[str, ...]
-    up: bool | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Edit:
-    """What to change of a port; what is not named stays as it is.
-
-    Attributes:
-        options: by key the new value; None removes the key.
-        external_ids: the same.
-    """
-
-    options: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    external_ids: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
 
 def remotes_from(ovn_remote: str) -> list[str]:
