@@ -20,7 +20,7 @@ import ovs.db.schema
 import pytest
 
 from vif_driver.errors import HostError, Unavailable
-from vif_driver.host import northbound
+from vif_driver.host import northbound, northbound_connection
 from vif_driver.host.certificates import Credentials
 from vif_driver.host.northbound import Northbound, remotes_from
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
@@ -291,7 +291,7 @@ def test_what_is_there_already_is_not_written(server: NorthboundServer) -> None:
 def test_a_server_that_sends_all_ports_is_no_danger_to_the_others(
     server: NorthboundServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(northbound._Idl, "cond_change", lambda *_: None)
+    monkeypatch.setattr(northbound_connection.Idl, "cond_change", lambda *_: None)
 
     async def scenario(database: Northbound) -> Any:
         sent = len(idl_of(database).tables["Logical_Switch_Port"].rows)
@@ -383,7 +383,7 @@ def test_a_server_that_restarts_in_the_middle_gets_the_change(server: Northbound
 def test_a_change_whose_answer_is_lost_is_shown_to_whoever_made_it(
     server: NorthboundServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, recv = northbound._Stream.send, northbound._Stream.recv
+    send, recv = northbound_connection._Stream.send, northbound_connection._Stream.recv
     lost: list[Any] = []
 
     def watched(stream: Any, text: str) -> int:
@@ -395,8 +395,8 @@ def test_a_change_whose_answer_is_lost_is_shown_to_whoever_made_it(
         error, data = recv(stream, size)
         return (errno.ECONNRESET, b"") if stream in lost and data else (error, data)
 
-    monkeypatch.setattr(northbound._Stream, "send", watched)
-    monkeypatch.setattr(northbound._Stream, "recv", cut)
+    monkeypatch.setattr(northbound_connection._Stream, "send", watched)
+    monkeypatch.setattr(northbound_connection._Stream, "recv", cut)
     seen: list[str] = []
 
     def change(port: LogicalSwitchPort) -> Edit:
@@ -723,14 +723,14 @@ def test_a_certificate_that_the_server_refuses_is_told(
 def test_a_refusal_is_told_even_if_the_server_has_hung_up_by_then(
     secure: NorthboundServer, stranger: Authority, client: Credentials, monkeypatch: Any
 ) -> None:
-    send = northbound._Stream.send
+    send = northbound_connection._Stream.send
 
     def late(stream: Any, text: str) -> int:
         if not stream.connect():
             time.sleep(0.05)
         return send(stream, text)
 
-    monkeypatch.setattr(northbound._Stream, "send", late)
+    monkeypatch.setattr(northbound_connection._Stream, "send", late)
     credentials = dataclasses.replace(stranger.sign("refused"), ca=client.ca)
 
     with pytest.raises(HostError, match=r"refuses this host's certificate \(unknown ca\)"):

@@ -20,7 +20,8 @@ FOLDER = Path("/etc/pki/vdsm/ovn")
 #: Their names there, and those of the copies that a service which is not root is handed.
 NAMES = ("ovn-key.pem", "ovn-cert.pem", "ca-cert.pem")
 
-_ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
+#: What to do where it cannot be used.
+ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
 
 # Seconds for the openssl command.
 _TIMEOUT = 5.0
@@ -127,12 +128,43 @@ def context(credentials: Credentials) -> ssl.SSLContext:
     try:
         made.load_verify_locations(cafile=str(credentials.ca))
     except ssl.SSLError as error:
-        raise HostError(f"{credentials.ca} holds no certificate ({_reason(error)})", _ENROLL) from (
+        raise HostError(f"{credentials.ca} holds no certificate ({_reason(error)})", ENROLL) from (
             error
         )
     except OSError as error:
         raise _unreadable(credentials.ca, error) from error
     return made
+
+
+def missing(server: str) -> HostError:
+    """Say that this host has none for a server that wants one."""
+    return HostError(
+        f"this host has no certificate for {server} in {FOLDER}",
+        "enroll the host's certificates in the engine (Installation > Enroll Certificate)",
+    )
+
+
+def refusal(server: str, error: Exception) -> HostError | None:
+    """Say whose certificate was not accepted, if that is what ended a connection.
+
+    Args:
+        server: the other side, as in "the southbound database on ssl:192.0.2.1:6642".
+        error: how the connection ended.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return HostError(
+            f"the certificate of {server} is not accepted ({error.verify_message})",
+            "see that both sides have certificates of one CA that have not expired",
+        )
+    alert = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    if "ALERT" in alert:
+        return refused(server, alert.replace("_", " ").lower().partition("alert ")[2])
+    return None
+
+
+def refused(server: str, why: str) -> HostError:
+    """Say that a server does not accept this host's; see above."""
+    return HostError(f"{server} refuses this host's certificate ({why})", ENROLL)
 
 
 def expiry(certificate: Path) -> datetime.datetime:
@@ -145,7 +177,7 @@ def expiry(certificate: Path) -> datetime.datetime:
     try:
         seconds = ssl.cert_time_to_seconds(text.strip().partition("=")[2])
     except ValueError as error:
-        raise HostError(f"{certificate} does not say when it expires", _ENROLL) from error
+        raise HostError(f"{certificate} does not say when it expires", ENROLL) from error
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
@@ -184,7 +216,7 @@ def _load_key(made: ssl.SSLContext, credentials: Credentials) -> None:
             what = (
                 f"{credentials.key} and {credentials.certificate} cannot be used ({_reason(error)})"
             )
-        raise HostError(what, _ENROLL) from error
+        raise HostError(what, ENROLL) from error
 
 
 def _openssl(*arguments: str) -> str:
@@ -206,14 +238,14 @@ def _openssl(*arguments: str) -> str:
         found = re.search(r"error \d+ at \d+ depth lookup: *(.+)", done.stdout + done.stderr)
         lines = done.stderr.strip().splitlines()
         why = found[1] if found else (lines[0] if lines else "no reason given")
-        raise HostError(f"{arguments[-1]} is not accepted ({why})", _ENROLL)
+        raise HostError(f"{arguments[-1]} is not accepted ({why})", ENROLL)
     return done.stdout
 
 
 def _unreadable(path: Path, error: OSError) -> HostError:
     if isinstance(error, PermissionError):
         return Unavailable(f"{path} may not be read by this user", "run as root")
-    return HostError(f"{path} cannot be read ({error.strerror or error})", _ENROLL)
+    return HostError(f"{path} cannot be read ({error.strerror or error})", ENROLL)
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -3,43 +3,25 @@
 
 The database is one for all hosts.  So the connection is made when it is needed and dropped after,
 and the server sends the rows of the given ports and nothing else.
-
-The IDL connects over a stream of our own, not over those of ``ovs.stream``.  In all versions until
-4.0 at least, these
-
-* take the credentials of TLS from variables of the whole process;
-* call the loop again and again, without a pause, until the other side has answered the handshake;
-* resolve names in the loop, and only to IPv6 addresses, or not at all;
-* forget why an attempt failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
-import errno
-import itertools
-import os
-import select
 import socket
-import ssl
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ovs.db.idl
-import ovs.poller
-import ovs.stream
 
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import certificates, threads
 from vif_driver.host.certificates import Credentials
+from vif_driver.host.northbound_connection import DATABASE, NAME, Idl, Peer
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.replica import Replica
-from vif_driver.host.southbound import Remote, parse_remotes
-
-DATABASE = "OVN_Northbound"
+from vif_driver.host.southbound import Remote, parse_remotes, reason
 
 #: Where oVirt's engine has the northbound database listen, and OVN by default.
 PORT = 6641
@@ -50,9 +32,7 @@ CONNECT_TIMEOUT = 5.0
 #: Seconds for a change; a cluster whose leader has died needs some to elect another.
 EDIT_TIMEOUT = 10.0
 
-_NAME = "OVN's northbound database"
 _REMEDY = "check ovn-remote, the network and the firewall on the way there, and that it runs"
-_ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
 
 # Milliseconds after which a silent member is asked for a sign of life; as long again, and it is
 # left for another.  A lone server has no other: it is given the library's own time.
@@ -116,16 +96,13 @@ class Northbound:
     ) -> None:
         self._remotes = [_parse(remote) for remote in remotes]
         if not self._remotes:
-            raise HostError(f"this host knows no address of {_NAME}", "set ovn-remote on it")
+            raise HostError(f"this host knows no address of {NAME}", "set ovn-remote on it")
         self._secure = next((remote for remote in self._remotes if remote.kind == "ssl"), None)
         if self._secure and credentials is None:
-            raise HostError(
-                f"this host has no certificate for {self._secure} in {certificates.FOLDER}",
-                _ENROLL,
-            )
+            raise certificates.missing(str(self._secure))
         self._credentials = credentials
         self._ports = list(dict.fromkeys(ports))
-        self._peers: list[_Peer] = []
+        self._peers: list[Peer] = []
         self._unresolved: dict[Remote, str] = {}
         self._replica: Replica | None = None
         self._idl: Any = None
@@ -152,7 +129,7 @@ class Northbound:
             tls = certificates.context(self._credentials)
         for found in await asyncio.gather(*(self._resolve(one, timeout) for one in self._remotes)):
             self._peers.extend(
-                _Peer(remote, family, address, tls if remote.kind == "ssl" else None)
+                Peer(remote, family, address, tls if remote.kind == "ssl" else None)
                 for remote, family, address in found
             )
         if not self._peers:
@@ -160,7 +137,7 @@ class Northbound:
         tables = ovs.db.idl.SchemaHelper(schema_json=_SCHEMA)
         tables.register_all()
         names = ",".join(map(str, self._remotes))
-        self._replica = Replica(_NAME, names, tables, _REMEDY, self._make_idl)
+        self._replica = Replica(NAME, names, tables, _REMEDY, self._make_idl)
         self._replica.open()
 
     def close(self) -> None:
@@ -265,7 +242,7 @@ class Northbound:
     @property
     def _opened(self) -> Replica:
         if self._replica is None:
-            raise Unavailable(f"{_NAME} was not connected to", "repeat the operation")
+            raise Unavailable(f"{NAME} was not connected to", "repeat the operation")
         return self._replica
 
     def _rows(self) -> list[tuple[str, Any]]:
@@ -277,7 +254,7 @@ class Northbound:
     def _make_idl(self, _remotes: str, tables: Any) -> Any:
         probe_interval = _PROBE_INTERVAL if len(self._peers) > 1 else None
         names = ",".join(peer.name for peer in self._peers)
-        idl = _Idl(names, tables, probe_interval=probe_interval, leader_only=True)
+        idl = Idl(names, tables, probe_interval=probe_interval, leader_only=True)
         # Before anything is sent, so that no other row ever comes.
         idl.cond_change(_TABLE, [["name", "==", name] for name in self._ports])
         self._idl = idl
@@ -300,23 +277,23 @@ class Northbound:
         except asyncio.TimeoutError:
             self._unresolved[remote] = "its name was not resolved in time"
         except (OSError, UnicodeError) as error:
-            self._unresolved[remote] = f"its name cannot be resolved: {_words(error)}"
+            self._unresolved[remote] = f"its name cannot be resolved: {reason(error)}"
         else:
             return [(remote, family, address) for family, _, _, _, address in found]
         return []
 
     def _hopeless(self) -> bool:
         """Tell whether every member has ended the matter."""
-        return not self._unresolved and all(_refusal(peer) for peer in self._peers)
+        return not self._unresolved and all(peer.refusal for peer in self._peers)
 
     def _unavailable(self) -> HostError:
         """Say why there is no connection."""
-        refusals = filter(None, map(_refusal, self._peers))
+        refusals = (peer.refusal for peer in self._peers if peer.refusal is not None)
         reasons = dict(self._unresolved)
         for peer in self._peers:
-            reasons.setdefault(peer.remote, _reason(peer))
+            reasons.setdefault(peer.remote, peer.trouble)
         text = "; ".join(f"{remote}: {why}" for remote, why in reasons.items())
-        return next(refusals, None) or Unavailable(f"{_NAME} does not answer ({text})", _REMEDY)
+        return next(refusals, None) or Unavailable(f"{NAME} does not answer ({text})", _REMEDY)
 
 
 def _parse(remote: str) -> Remote:
@@ -324,7 +301,7 @@ def _parse(remote: str) -> Remote:
         (parsed,) = parse_remotes(remote)
     except (HostError, ValueError) as error:
         raise HostError(
-            f"{remote!r} is no address of {_NAME}", "write it like ssl:engine.example.com:6641"
+            f"{remote!r} is no address of {NAME}", "write it like ssl:engine.example.com:6641"
         ) from error
     return parsed
 
@@ -357,255 +334,3 @@ def _apply(row: Any, edit: Edit) -> bool:
         else:
             row.setkey(column, key, value)
     return bool(writes)
-
-
-def _refusal(peer: _Peer) -> HostError | None:
-    """Say what is wrong with the certificates, if that is what keeps a member away."""
-    error, remote = peer.failure, peer.remote
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HostError(
-            f"the certificate of {_NAME} on {remote} is not accepted ({error.verify_message})",
-            "see that both sides have certificates of one CA that have not expired",
-        )
-    alert = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
-    if "ALERT" in alert:
-        reason = alert.replace("_", " ").lower().partition("alert ")[2]
-        return HostError(f"{_NAME} on {remote} refuses this host's certificate ({reason})", _ENROLL)
-    return None
-
-
-def _reason(peer: _Peer) -> str:
-    """Say why a member is not the one that we are connected to."""
-    if peer.failure is None:
-        return "no answer in time" if peer.asked else "not asked in time"
-    hang_up = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)
-    if peer.tls and not peer.answered and isinstance(peer.failure, hang_up):
-        return "it hangs up on this host, or on its certificate"
-    return _words(peer.failure)
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.replace("_", " ").lower()
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-class _Idl(ovs.db.idl.Idl):  # type: ignore[misc]
-    """The library's IDL, which costs less and finds the leader sooner."""
-
-    def run(self) -> bool:
-        """Do what there is to do; True if the contents have changed."""
-        reconnect = self._session.reconnect
-        if reconnect.backoff and not self._session.is_alive():
-            # It pauses.  Of three members one leads: all are to be tried after a pause, not one.
-            reconnect.set_backoff_free_tries(self._session.get_num_of_remotes())
-        changed: bool = super().run()
-        return changed
-
-    def wait(self, poller: Any) -> None:
-        """Tell what is to be waited for."""
-        if self._session.is_connected():
-            super().wait(poller)
-        else:
-            # The library would not wait at all while it has a condition that it cannot send yet.
-            self._session.wait(poller)
-
-    def force_reconnect(self) -> None:
-        """Leave a member for the next, which the library does without saying why."""
-        table = (self.server_tables or {}).get("Database")
-        rows = [] if table is None else table.rows.values()
-        peer = _peers.get(self.session_name().partition(":")[2])
-        if peer is not None and not any(row.name == DATABASE for row in rows):
-            peer.failure = LookupError(f"it has no database {DATABASE}")
-        elif peer is not None and not any(row.leader for row in rows if row.name == DATABASE):
-            peer.failure = LookupError("it is not the leader of its cluster")
-        super().force_reconnect()
-
-    def send_request(self, request: Any) -> Any:
-        """Send a request."""
-        if request.method == "monitor" and request.params[0] == "_Server":
-            # Of a cluster's row there older libraries, EL9's among them, have everything sent anew
-            # with every transaction of anybody, 18 KB of schema among it.
-            for table in request.params[2].values():
-                rest = [column for column in table[0]["columns"] if column != "schema"]
-                once = {"columns": ["schema"], "select": {"modify": False}}
-                table[:] = [{"columns": rest}, once]
-        return super().send_request(request)
-
-
-# ---- the stream ----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(eq=False)
-class _Peer:
-    """An address of a member, and how it went there.
-
-    Attributes:
-        remote: the member.
-        family: of the address.
-        address: as connect() takes it.
-        tls: for a member that speaks TLS.
-        name: what the IDL knows the address by.
-        asked: whether there was an attempt.
-        failure: how the last one ended, if it failed.
-        answered: whether any has got as far as an answer.
-    """
-
-    remote: Remote
-    family: int
-    address: Any
-    tls: ssl.SSLContext | None
-    name: str = ""
-    asked: bool = False
-    failure: Exception | None = None
-    answered: bool = False
-
-    def __post_init__(self) -> None:
-        number = str(next(_numbers))
-        self.name = f"{_METHOD}:{number}"
-        _peers[number] = self
-
-
-_METHOD = "vif-driver"
-_numbers = itertools.count()
-
-# The library makes a stream of a name and nothing else.
-_peers: weakref.WeakValueDictionary[str, _Peer] = weakref.WeakValueDictionary()
-
-
-class _Stream:
-    """A connection, from its beginning, with the methods that ovs.jsonrpc calls.
-
-    No call blocks.  Errors are numbers, as in all of the library.
-    """
-
-    @staticmethod
-    def needs_probes() -> bool:
-        return True
-
-    @staticmethod
-    def _open(number: str, _dscp: int) -> tuple[int, _Peer | None]:
-        peer = _peers.get(number)
-        return (errno.ENOENT, None) if peer is None else (0, peer)
-
-    @staticmethod
-    def check_connection_completion(_peer: _Peer) -> int:
-        return errno.EAGAIN  # connect() tells
-
-    def __init__(self, peer: _Peer, name: str, _status: int) -> None:
-        self.name = name
-        self._peer = peer
-        self._peer.asked = True
-        self._error = 0
-        self._connected = False
-        self._handshake: Callable[[], None] | None = None
-        self._awaited = ovs.poller.POLLOUT
-        self._socket = socket.socket(peer.family, socket.SOCK_STREAM)
-        self._socket.setblocking(False)
-        begun = self._socket.connect_ex(peer.address)
-        if begun not in (0, errno.EINPROGRESS):
-            self._fail(OSError(begun, os.strerror(begun)))
-
-    def connect(self) -> int:
-        """Go on; 0 once the connection is made, TLS included."""
-        if self._error:
-            return self._error
-        try:
-            if not self._connected and not self._has_connected():
-                return errno.EAGAIN
-            if self._handshake is not None:
-                self._handshake()
-                self._handshake = None
-        except ssl.SSLWantReadError:
-            self._awaited = ovs.poller.POLLIN
-            return errno.EAGAIN
-        except ssl.SSLWantWriteError:
-            self._awaited = ovs.poller.POLLOUT
-            return errno.EAGAIN
-        except OSError as error:
-            return self._fail(error)
-        return 0
-
-    def recv(self, size: int) -> tuple[int, bytes]:
-        error = self.connect()
-        if error:
-            return error, b""
-        try:
-            data = self._socket.recv(size)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return errno.EAGAIN, b""
-        except OSError as failure:
-            return self._fail(failure), b""
-        if data:
-            self._peer.failure, self._peer.answered = None, True
-        else:
-            self._peer.failure = ConnectionResetError(errno.ECONNRESET, "it hangs up")
-        return 0, data
-
-    def send(self, text: str) -> int:
-        error = self.connect()
-        if error:
-            return -error
-        try:
-            return self._socket.send(text.encode())
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return -errno.EAGAIN
-        except OSError as failure:
-            # Whoever refuses our certificate says so, and hangs up: what was said is still there.
-            said, _ = self.recv(1)
-            return -(self._fail(failure) if said in (0, errno.EAGAIN) else said)
-
-    def run(self) -> None:
-        pass
-
-    def run_wait(self, poller: Any) -> None:
-        pass
-
-    def connect_wait(self, poller: Any) -> None:
-        if self._error:
-            poller.immediate_wake()
-        else:
-            poller.fd_wait(self._socket, self._awaited)
-
-    def recv_wait(self, poller: Any) -> None:
-        if self._error or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
-            poller.immediate_wake()  # what TLS has decrypted is nothing to the descriptor
-        else:
-            poller.fd_wait(self._socket, ovs.poller.POLLIN)
-
-    def send_wait(self, poller: Any) -> None:
-        poller.fd_wait(self._socket, ovs.poller.POLLOUT)
-
-    def close(self) -> None:
-        if not self._error and (not self._connected or self._handshake is not None):
-            self._peer.failure = TimeoutError("no answer in time")
-        if isinstance(self._socket, ssl.SSLSocket):
-            with contextlib.suppress(OSError, ValueError):
-                self._socket.unwrap()  # without a farewell the server logs an error
-        self._socket.close()
-
-    def _has_connected(self) -> bool:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLOUT)
-        if not poll.poll(0):
-            return False
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, os.strerror(error))
-        self._connected = True
-        if self._peer.family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._peer.tls is not None:
-            secure = self._peer.tls.wrap_socket(self._socket, do_handshake_on_connect=False)
-            self._socket, self._handshake = secure, secure.do_handshake
-        return True
-
-    def _fail(self, error: OSError) -> int:
-        self._peer.failure = error
-        # The numbers of TLS are not those of the system.
-        known = error.errno and not isinstance(error, ssl.SSLError)
-        self._error = error.errno if known and error.errno else errno.EPROTO
-        return self._error
-
-
-ovs.stream.Stream.register_method(_METHOD, _Stream)

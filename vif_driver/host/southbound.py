@@ -242,10 +242,7 @@ class Southbound:
 
     def _tls(self, remote: Remote) -> ssl.SSLContext:
         if self._credentials is None:
-            raise HostError(
-                f"this host has no certificate for {remote} in {certificates.FOLDER}",
-                "enroll the host's certificates in the engine (Installation > Enroll Certificate)",
-            )
+            raise certificates.missing(str(remote))
         return certificates.context(self._credentials)
 
     @property
@@ -253,36 +250,32 @@ class Southbound:
         return ", ".join(map(str, self._remotes))
 
 
+def reason(error: Exception) -> str:
+    """Say in few words why a connection failed."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def _failure(remote: Remote, error: Exception) -> VifError:
     """Say what is wrong with a member, in words that lead to the remedy."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return HostError(
-            f"the certificate of the southbound database on {remote} is not accepted "
-            f"({error.verify_message})",
-            "see that both sides have certificates of one CA that have not expired",
-        )
-    hung_up = remote.kind == "ssl" and isinstance(error, (ssl.SSLEOFError, ConnectionError))
-    alert = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
-    if "ALERT" in alert or (hung_up and not isinstance(error, ConnectionRefusedError)):
+    server = f"the southbound database on {remote}"
+    refusal = certificates.refusal(server, error)
+    if refusal is not None:
+        return refusal
+    hung_up = isinstance(error, (ssl.SSLEOFError, ConnectionError))
+    if remote.kind == "ssl" and hung_up and not isinstance(error, ConnectionRefusedError):
         # Of the server's word and the end of the connection either may come first.
-        reason = alert.replace("_", " ").lower().partition("alert ")[2] or "it hangs up"
-        return HostError(
-            f"the southbound database on {remote} refuses this host's certificate ({reason})",
-            "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)",
-        )
+        return certificates.refused(server, "it hangs up")
     if isinstance(error, json_rpc.Refused):
-        return HostError(f"the southbound database on {remote} refuses ({error})", "see its log")
+        return HostError(f"{server} refuses ({error})", "see its log")
     if isinstance(error, PermissionError):
         return Unavailable(f"this user may not connect to {remote}", "run as root")
-    why = "no answer in time" if isinstance(error, socket.timeout) else _words(error)
+    why = "no answer in time" if isinstance(error, socket.timeout) else reason(error)
     return Unavailable(
         f"the southbound database does not answer on {remote} ({why})",
         "check ovn-remote, the network and the firewall on the way there, and that it runs",
     )
-
-
-def _words(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 class _Database:
