@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from vif_driver.agent import switchover
+from vif_driver.agent import departures, ovn, switchover
 from vif_driver.agent.switchover import Switchover
 from vif_driver.attachments.base import Attachment, Undo
 from vif_driver.config import Config
@@ -189,6 +189,10 @@ class Moving:
         self.agent = Switchover(self.config, host, self.vms.domains, self.starts)
         return self.agent
 
+    def configure(self, config: Config) -> None:
+        """Have the agent that runs go by other settings."""
+        self.agent._config = self.agent._ovn._config = config
+
     def expect(self, *vnics: VnicIdentity, **more: Any) -> Start:
         """Have VDSM ask about an arrival, as is noted below /run."""
         start = Start(VM_ID, vnics, resume=False, arrives=True, **more)
@@ -215,13 +219,22 @@ class Moving:
 
     async def ends(self) -> None:
         """Wait until the agent has nothing to do any more."""
-        await until(lambda: not self.agent._tasks)
+        await until(lambda: not self.tasks)
+
+    @property
+    def departures(self) -> Collection[str]:
+        """The VMs that are watched because they are to leave."""
+        return self.agent._departures._departures.keys()
+
+    @property
+    def tasks(self) -> set[asyncio.Task[None]]:
+        """What the agent does."""
+        return self.agent._tasks | self.agent._departures._tasks
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing is left in the agent, and no connection is open."""
-        agent = self.agent
-        nothing = not agent._arrivals and not agent._departures and not agent._tasks
+        nothing = not self.agent._arrivals and not self.departures and not self.tasks
         return nothing and all(one._replica is None or one._replica._closed for one in self.opened)
 
 
@@ -244,7 +257,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(ovn_controller, "installed_version", version)
     patch.setattr(switchover, "SETTLE", 0.03)
-    patch.setattr(switchover, "LEAVING_LOOK", 0.005)
+    patch.setattr(departures, "LEAVING_LOOK", 0.005)
     patch.setattr(switchover, "_RETRY", (0.005, 0.01))
 
 
@@ -274,7 +287,7 @@ def play(
             moving.opened.append(Northbound(*arguments))
             return moving.opened[-1]
 
-        patch.setattr(switchover, "Northbound", counted)
+        patch.setattr(ovn, "Northbound", counted)
         try:
             return await asyncio.wait_for(scenario(moving), 5)
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vif_driver.agent import switchover
+from vif_driver.agent import departures
 from vif_driver.config import Config
 from vif_driver.host.domains import State
 from vif_driver.vnic import VnicIdentity
@@ -101,7 +101,7 @@ def test_a_vm_that_vdsm_says_has_left_is_not_looked_at_any_more(play: Play) -> N
 def test_a_vm_that_is_to_leave_again_is_looked_at_anew(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchover, "LEAVING_LOOK", 0.02)
+    monkeypatch.setattr(departures, "LEAVING_LOOK", 0.02)
 
     async def scenario(moving: Moving) -> Any:
         await announced_elsewhere(moving)
@@ -119,7 +119,7 @@ def test_however_often_it_is_to_leave_it_is_looked_at_once(play: Play) -> None:
         for _ in range(3):
             moving.agent.leaving(FIRST)
         await a_moment()
-        return len(moving.agent._tasks)
+        return len(moving.tasks)
 
     assert play(scenario) == 1
 
@@ -143,7 +143,7 @@ def test_the_arrival_of_the_same_vm_here_is_left_alone(play: Play) -> None:
         await moving.announces()
         moving.vms.states[VM_ID] = State.RUNNING
         moving.agent.leaving(FIRST)
-        await until(lambda: not moving.agent._departures)
+        await until(lambda: not moving.departures)
         return moving.row()
 
     assert play(scenario) == ANNOUNCED
@@ -152,7 +152,7 @@ def test_the_arrival_of_the_same_vm_here_is_left_alone(play: Play) -> None:
 def test_a_database_that_cannot_be_reached_is_told_and_given_up(
     play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(switchover, "PATIENCE", 0.05)
+    monkeypatch.setattr(departures, "PATIENCE", 0.05)
 
     async def scenario(moving: Moving) -> bool:
         moving.vms.states[VM_ID] = State.RUNNING

@@ -208,7 +208,7 @@ def test_a_port_that_was_kept_from_ovn_is_given_back(play: Play) -> None:
 
 
 def off(moving: Moving) -> None:
-    moving.agent._config = Config(northbound=None)
+    moving.configure(Config(northbound=None))
 
 
 def no_remote(moving: Moving) -> None:
@@ -216,11 +216,11 @@ def no_remote(moving: Moving) -> None:
 
 
 def no_certificate(moving: Moving) -> None:
-    moving.agent._config = Config(northbound=("ssl:127.0.0.1:6641",))
+    moving.configure(Config(northbound=("ssl:127.0.0.1:6641",)))
 
 
 def no_name(moving: Moving) -> None:
-    moving.agent._config = Config(northbound=("tcp:none.invalid:6641",))
+    moving.configure(Config(northbound=("tcp:none.invalid:6641",)))
 
 
 @pytest.mark.parametrize("change", [off, no_remote, no_certificate, no_name])

@@ -87,7 +87,7 @@ def no_open_vswitch(moving: Moving) -> None:
 
 
 def no_certificate(moving: Moving) -> None:
-    moving.agent._config = Config(northbound=("ssl:127.0.0.1:6641",))
+    moving.configure(Config(northbound=("ssl:127.0.0.1:6641",)))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_later_attempt_that_is_coordinated_does_not_inherit_the_wait_for_the_p
 ) -> None:
     async def scenario(moving: Moving) -> Any:
         await moving.announces()
-        moving.agent._config = Config(northbound=(provider.northbound.inet,))
+        moving.configure(Config(northbound=(provider.northbound.inet,)))
         await moving.announces()
         moving.switch.ports.add(FIRST.tap)
         await a_moment()

@@ -16,13 +16,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from vif_driver import attachments, switchover
+from vif_driver.agent.departures import Departures
+from vif_driver.agent.ovn import PATIENCE, Ovn
 from vif_driver.attachments import Attachment
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, HostError, Unavailable, VifError
-from vif_driver.host import Host, certificates, kernel, link_events, ovn_controller
+from vif_driver.host import Host, certificates, kernel, link_events
 from vif_driver.host.domains import Domains, Happening, State
-from vif_driver.host.northbound import Northbound, remotes_from
+from vif_driver.host.northbound import Northbound
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.southbound import Southbound
 from vif_driver.host.starts import START_TIME, Start, Starts, uptime
@@ -32,17 +34,8 @@ from vif_driver.vnic import SecurityGroups, Vnic, VnicIdentity, parse_interface
 
 log = logging.getLogger(__name__)
 
-#: Seconds for each of the two databases when a VM is about to arrive: the source waits.  Fifty VMs
-#: that arrive at once share a processor, and who is given up is without network for longer.
-PATIENCE = 5.0
-
 #: Seconds after the end of a migration within which the source has surely let go of its tap.
 SETTLE = 5.0
-
-#: Seconds between two looks at a VM that is about to leave, and how many of them must find that it
-#: isn't being migrated any more.
-LEAVING_LOOK = 15.0
-LEAVING_LOOKS = 4
 
 # Seconds between two attempts to change the database, at first and at most.
 _RETRY = (0.2, 5.0)
@@ -111,19 +104,6 @@ class _Arrival:
         self.disconnect()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Departure:
-    """A VM that is about to leave.
-
-    Attributes:
-        ids: of its vNICs.
-        watch: looks whether it stays.
-    """
-
-    ids: frozenset[str]
-    watch: asyncio.Task[None]
-
-
 class Switchover:
     """The VMs that are about to arrive here, or to leave.
 
@@ -140,9 +120,9 @@ class Switchover:
         self._domains = domains
         self._starts = starts
         self._arrivals: dict[str, _Arrival] = {}
-        self._departures: dict[str, _Departure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._controller: tuple[int, ...] | None = None
+        self._ovn = Ovn(config, host)
+        self._departures = Departures(domains, self._ovn)
         self._unfollow = domains.follow(self._on_event)
 
     def recover(self) -> None:
@@ -160,6 +140,7 @@ class Switchover:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._departures.close()
         for arrival in self._arrivals.values():
             arrival.disconnect()
 
@@ -210,26 +191,11 @@ class Switchover:
 
     def leaving(self, subject: VnicIdentity) -> None:
         """VDSM is about to move the VM of a vNIC away."""
-        if (
-            subject.vm_id is None
-            or subject.plugin not in switchover.PLUGINS
-            or self._config.northbound is None
-        ):
-            return
-        ids = frozenset((subject.id,))
-        earlier = self._departures.get(subject.vm_id)
-        if earlier is not None:
-            # It may be of an attempt that has failed: the VM is looked at anew.
-            earlier.watch.cancel()
-            ids |= earlier.ids
-        watch = self._run(self._watch_departure(subject.vm_id, sorted(ids)))
-        self._departures[subject.vm_id] = _Departure(ids, watch)
+        self._departures.leaving(subject)
 
     def left(self, subject: VnicIdentity) -> None:
         """VDSM says that the VM is gone."""
-        departure = self._departures.pop(subject.vm_id or "", None)
-        if departure is not None:
-            departure.watch.cancel()
+        self._departures.left(subject)
 
     # ---- a VM that arrives -------------------------------------------------------------------
 
@@ -261,7 +227,7 @@ class Switchover:
             _NotHere: OVN would not let it be here.
             VifError: the databases cannot be asked.
         """
-        remote, chassis = await self._ovn()
+        remote, chassis = await self._ovn.location()
         southbound = Southbound(remote, certificates.find())
         standing = await southbound.standing(subject.id, chassis, PATIENCE)
         if standing is None:
@@ -271,7 +237,7 @@ class Switchover:
                 f"this host ({chassis}) is not registered at OVN: the vNIC would have no network",
                 "start ovn-controller: systemctl start ovn-controller",
             )
-        if self._config.northbound is not None and not standing.shares_ports:
+        if self._ovn.has_northbound and not standing.shares_ports:
             raise _NotHere(
                 "OVN is too old to let two hosts have a port at a time",
                 "update OVN to 22.09 or later, or set northbound = off in vif-driver.conf",
@@ -288,7 +254,7 @@ class Switchover:
             if not arrival.noted:
                 arrival.disconnect()
             raise
-        strategy = switchover.strategy(standing.northd, await self._controller_version())
+        strategy = switchover.strategy(standing.northd, await self._ovn.controller_version())
 
         def announced(port: LogicalSwitchPort) -> Edit | None:
             if port.name != subject.id:
@@ -477,7 +443,7 @@ class Switchover:
         for vnic in start.vnics:
             if vnic.plugin in switchover.PLUGINS:
                 arrival.held[vnic.tap] = vnic
-                if self._config.northbound is not None:
+                if self._ovn.has_northbound:
                     arrival.noted.add(vnic.id)
                 continue
             arrival.unfinished[vnic.tap] = (vnic, None)
@@ -485,38 +451,6 @@ class Switchover:
             if way.finishes_early:
                 self._do(arrival, f"{vnic.tap} comes", self._finish_early(vnic, way))
         self._begin(arrival)
-
-    # ---- a VM that leaves --------------------------------------------------------------------
-
-    async def _watch_departure(self, vm_id: str, ids: list[str]) -> None:
-        """Undo what a destination that died has left, if the VM has stayed."""
-        quiet = 0
-        while quiet < LEAVING_LOOKS:
-            await asyncio.sleep(LEAVING_LOOK)
-            try:
-                migrating = await self._domains.is_migrating(vm_id)
-            except HostError:
-                continue
-            if migrating is None:
-                break
-            quiet = 0 if migrating else quiet + 1
-        else:
-            await self._undo_at_source(vm_id, ids)
-        self._departures.pop(vm_id, None)
-
-    async def _undo_at_source(self, vm_id: str, ids: list[str]) -> None:
-        try:
-            remote, chassis = await self._ovn()
-            northbound = Northbound(self._members(remote), certificates.find(), ids)
-            try:
-                await northbound.open(PATIENCE)
-                await northbound.wait_connected(PATIENCE)
-                undo = functools.partial(switchover.undo, vm_id=vm_id, source=chassis)
-                await northbound.edit(f"undo the move of VM {vm_id}", undo)
-            finally:
-                northbound.close()
-        except VifError as error:
-            log.warning("VM %s has stayed; %s", vm_id, error, extra=about(vm=vm_id, event=_EVENT))
 
     # ---- inside ------------------------------------------------------------------------------
 
@@ -553,11 +487,9 @@ class Switchover:
         """
         async with arrival.connecting:
             if arrival.northbound is None:
-                remote, arrival.chassis = await self._ovn()
+                remote, arrival.chassis = await self._ovn.location()
                 names = sorted({*arrival.noted, *more})
-                northbound = Northbound(self._members(remote), certificates.find(), names)
-                await northbound.open(PATIENCE)
-                arrival.northbound = northbound
+                arrival.northbound = await self._ovn.northbound(remote, names)
             if arrival.over:
                 arrival.disconnect()
                 raise _not_any_more(arrival.vm_id)
@@ -579,42 +511,6 @@ class Switchover:
                 pause = min(pause * 2, _RETRY[1])
             else:
                 return
-
-    async def _controller_version(self) -> tuple[int, ...] | None:
-        if self._controller is None:
-            self._controller = await ovn_controller.installed_version()
-        return self._controller
-
-    def _members(self, remote: str) -> list[str]:
-        """Give where the northbound database listens.
-
-        Raises:
-            HostError: it is not to be used, or ``remote`` is malformed.
-        """
-        if self._config.northbound is None:
-            raise HostError("northbound = off in vif-driver.conf", "set it to auto")
-        return list(self._config.northbound) or remotes_from(remote)
-
-    async def _ovn(self) -> tuple[str, str]:
-        """Give ``ovn-remote``, and the name of this host at OVN.
-
-        Raises:
-            Unavailable: Open vSwitch's database does not answer.
-            HostError: they are not set.
-        """
-        ovsdb = self._host.ovsdb
-        if ovsdb is None:
-            raise Unavailable("Open vSwitch is not installed on this host", "install openvswitch")
-        await ovsdb.wait_connected()
-        settings = ovsdb.settings()
-        chassis = ovn_controller.chassis_name(settings.get("system-id"))
-        remote = ovn_controller.setting(settings, "ovn-remote")
-        if not remote or not chassis:
-            raise HostError(
-                "ovn-remote or system-id is not set in Open vSwitch's database",
-                "install the host anew in the engine, or run vdsm-tool ovn-config",
-            )
-        return remote, chassis
 
     def _on_event(self, vm_id: str | None, happening: Happening) -> None:
         arrivals = self._arrivals.values() if vm_id is None else [self._arrivals.get(vm_id)]
