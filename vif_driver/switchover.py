@@ -123,7 +123,7 @@ def switch(port: LogicalSwitchPort, *, destination: str) -> Edit | None:
 def finish(port: LogicalSwitchPort, *, destination: str) -> Edit | None:
     """Leave nothing of ours in the port: the source has let go of it.
 
-    Where the provider says which host may bind the port, it goes on saying so: the destination.
+    Where the provider says which host may bind the port, that is the destination from now on.
 
     Returns:
         None if no migration to there is noted.
@@ -132,11 +132,31 @@ def finish(port: LogicalSwitchPort, *, destination: str) -> Edit | None:
     if note is None or note.destination != destination:
         return None
     changes: dict[str, str | None] = {}
-    if port.options.get(REQUESTED) == note.ours[REQUESTED] and note.before[REQUESTED] is None:
-        changes[REQUESTED] = None
+    if port.options.get(REQUESTED) == note.ours[REQUESTED]:
+        changes[REQUESTED] = None if note.before[REQUESTED] is None else destination
     if port.options.get(STRATEGY) == note.ours[STRATEGY]:
         changes[STRATEGY] = note.before[STRATEGY]
     return Edit(changes, {NOTE: None})
+
+
+def finish_from_source(port: LogicalSwitchPort, *, vm_id: str, source: str) -> Edit | None:
+    """Do what the destination would have done to the end, had it not died: the VM is gone.
+
+    It need not even have switched.  The VM runs there, has run there, or was destroyed where it
+    was; whoever starts it again is not to be kept from the port by a host that is dead.
+
+    Args:
+        port: as it is now.
+        vm_id: the VM.
+        source: the chassis where it is gone.
+
+    Returns:
+        None if no such migration is noted: the destination has finished it.
+    """
+    note = note_of(port.external_ids)
+    if note is None or note.vm_id != vm_id or note.source != source:
+        return None
+    return finish(port, destination=note.destination)
 
 
 def undo(

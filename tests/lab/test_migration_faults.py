@@ -496,3 +496,28 @@ def test_all_ports_of_a_vm_follow_over_one_connection(
     log = agents[0].log()[said:]
     assert len([line for line in log.splitlines() if "northbound" in line]) == 1, log
     ended(vm, source, target)
+
+
+# ---- the destination, for good -------------------------------------------------------------------
+
+
+def test_the_source_finishes_what_a_target_that_died_has_left(
+    lab: Lab,
+    agents: list[Product],
+    doomed: DoomedMaker,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    agents[0].stop()
+    doomed(GOES["once it is switched"])
+
+    source.migrate(vm, target)
+
+    wait_until(lambda: target.host.exists(AGENT_WAS_KILLED), SOON, "an agent that was killed")
+    assert row(lab, port)[0]["requested-chassis"] == "hv1"
+    wait_until(lambda: is_untouched(lab, port), 45, "an untouched row")
+    assert lab.central.bound_to(port.name) == "hv1"
+    assert probe.reaches(port.address)

@@ -48,6 +48,9 @@ class Port:
     def finished(self, destination: str = "hv2") -> Port:
         return self.apply(switchover.finish(self.row, destination=destination))
 
+    def finished_from_source(self, source: str = "hv1", vm_id: str = VM) -> Port:
+        return self.apply(switchover.finish_from_source(self.row, vm_id=vm_id, source=source))
+
     def undone(
         self, destination: str | None = "hv2", vm_id: str = VM, source: str | None = None
     ) -> Port:
@@ -119,7 +122,7 @@ def test_a_strategy_that_was_there_comes_back(port: Port) -> None:
     assert port.options[STRATEGY] == "garp"
 
 
-@pytest.mark.parametrize("last_step", ["switched", "finished", "undone"])
+@pytest.mark.parametrize("last_step", ["switched", "finished", "undone", "finished_from_source"])
 def test_what_the_provider_wrote_meanwhile_wins(port: Port, last_step: str) -> None:
     port.announced()
     port.options[REQUESTED] = "hv9"
@@ -129,11 +132,12 @@ def test_what_the_provider_wrote_meanwhile_wins(port: Port, last_step: str) -> N
     assert port.options[REQUESTED] == "hv9"
 
 
-def test_what_the_provider_wrote_after_the_switch_wins(port: Port) -> None:
+@pytest.mark.parametrize("last_step", ["finished", "finished_from_source"])
+def test_what_the_provider_wrote_after_the_switch_wins(port: Port, last_step: str) -> None:
     port.announced().switched()
     port.options[REQUESTED] = "hv9"
 
-    port.finished()
+    getattr(port, last_step)()
 
     assert port.options == {"mcast_flood": "true", REQUESTED: "hv9"}
 
@@ -146,6 +150,53 @@ def test_a_step_may_be_repeated(port: Port) -> None:
 
 def test_the_source_can_undo_what_a_dead_destination_left(port: Port) -> None:
     port.announced().undone(destination=None, source="hv1")
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+@pytest.mark.parametrize("steps", [[], ["switched"]], ids=["announced", "switched"])
+def test_the_source_can_finish_what_a_dead_destination_left(port: Port, steps: list[str]) -> None:
+    port.announced()
+    for step in steps:
+        getattr(port, step)()
+
+    port.finished_from_source()
+
+    assert (port.options, port.external_ids) == PROVIDERS
+
+
+@pytest.mark.parametrize("steps", [[], ["switched"]], ids=["announced", "switched"])
+def test_a_provider_that_assigns_hosts_finds_the_dead_destination(
+    assigned: Port, steps: list[str]
+) -> None:
+    assigned.announced()
+    for step in steps:
+        getattr(assigned, step)()
+
+    assigned.finished_from_source()
+
+    assert assigned == Port({REQUESTED: "hv2"})
+
+
+@pytest.mark.parametrize(("source", "vm_id"), [("hv2", VM), ("hv3", VM), ("hv1", "another VM")])
+def test_nobody_else_finishes_it(port: Port, source: str, vm_id: str) -> None:
+    port.announced().finished_from_source(source, vm_id)
+
+    assert port.options[REQUESTED] == "hv1,hv2"
+
+
+def test_a_source_that_is_late_leaves_the_next_migration_alone(port: Port) -> None:
+    port.announced("hv1", "hv2").switched("hv2").announced("hv2", "hv3")
+
+    port.finished_from_source("hv1")
+
+    assert port.options[REQUESTED] == "hv2,hv3"
+
+
+def test_a_destination_that_is_late_finds_nothing_to_do(port: Port) -> None:
+    port.announced().finished_from_source()
+
+    port.switched().finished()
 
     assert (port.options, port.external_ids) == PROVIDERS
 
@@ -214,7 +265,7 @@ def test_a_late_finish_leaves_the_next_migration_alone(port: Port) -> None:
 def test_a_note_that_is_not_understood_is_no_note(text: str) -> None:
     port = Port({REQUESTED: "hv1"}, {NOTE: text})
 
-    port.switched().undone().finished()
+    port.switched().undone().finished_from_source().finished()
 
     assert port == Port({REQUESTED: "hv1"}, {NOTE: text})
 
@@ -235,7 +286,7 @@ def test_the_destination_waits_for_what_all_of_ovn_knows(
 
 
 CHASSIS = st.sampled_from(["hv1", "hv2", "hv3"])
-STEPS = ["announced", "switched", "finished", "undone"]
+STEPS = ["announced", "switched", "finished", "undone", "finished_from_source"]
 
 
 @settings(max_examples=60, deadline=None)

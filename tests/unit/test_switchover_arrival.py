@@ -338,6 +338,22 @@ def test_what_the_provider_writes_meanwhile_wins(play: Play, provider: Provider)
     assert play(scenario) == (theirs, False)
 
 
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_source_that_has_finished_first_is_no_matter(play: Play, switched: bool) -> None:
+    async def scenario(moving: Moving) -> Any:
+        await moving.announces()
+        if switched:
+            moving.libvirt(State.RUNNING)
+            await moving.becomes(SWITCHED)
+        moving.provider.reset()
+        moving.libvirt(State.RUNNING)
+        moving.agent.arrived(FIRST)
+        await moving.ends()
+        return moving.row(), moving.starts.all(), moving.is_at_rest
+
+    assert play(scenario) == (UNTOUCHED, [], True)
+
+
 def test_a_vm_that_came_and_is_gone_leaves_nothing(play: Play) -> None:
     async def scenario(moving: Moving) -> Any:
         await moving.announces()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from .moving_vm import (
     ANNOUNCED,
     AWAY,
     FIRST,
+    HERE,
     NEUTRONS,
     SECOND,
     SOURCE,
+    SWITCHED,
     UNTOUCHED,
     Moving,
     Play,
@@ -47,11 +50,38 @@ async def announced_elsewhere(moving: Moving) -> None:
     """Have another host announce a move from here, and its agent die."""
     moving.vms.states.clear()
     await moving.announces(FIRST, SECOND)
+    await dies_elsewhere(moving)
+
+
+async def switched_elsewhere(moving: Moving) -> None:
+    """The same, but it dies when the VM runs there."""
+    moving.vms.states.clear()
+    await moving.announces(FIRST, SECOND)
+    moving.vms.migrating = {VM_ID}
+    moving.libvirt(State.RUNNING)
+    for vnic in (FIRST, SECOND):
+        await moving.becomes(SWITCHED, vnic)
+    await dies_elsewhere(moving)
+
+
+async def dies_elsewhere(moving: Moving) -> None:
+    """Have the agent of the other host die; this is the source from then on."""
     await moving.agent.close()
     moving.starts.forget(VM_ID)
     moving.switch.external_ids["system-id"] = SOURCE
-    moving.vms.states[VM_ID] = State.RUNNING
+    moving.vms.states[VM_ID], moving.vms.migrating = State.RUNNING, set()
     moving.another_agent()
+
+
+async def leaves(moving: Moving) -> None:
+    """Have VDSM say that the VM is about to leave, and libvirt that it is gone."""
+    moving.agent.leaving(FIRST)
+    moving.agent.leaving(SECOND)
+    await asyncio.sleep(0)  # it is here when it is looked at first
+    moving.vms.states.clear()
+
+
+# ---- it stays ------------------------------------------------------------------------------------
 
 
 def test_a_vm_that_stays_is_undone(play: Play) -> None:
@@ -76,26 +106,20 @@ def test_a_vm_that_is_being_migrated_is_not(play: Play) -> None:
     assert play(scenario) == ANNOUNCED
 
 
-def test_a_vm_that_is_gone_is_not(play: Play) -> None:
+def test_vdsms_word_that_it_is_gone_does_not_make_it_stay_sooner(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "LEAVING_LOOK", 60.0)
+
     async def scenario(moving: Moving) -> Any:
         await announced_elsewhere(moving)
         moving.agent.leaving(FIRST)
-        moving.vms.states.clear()
-        await moving.ends()
-        return moving.row(), moving.is_at_rest
+        for _ in range(2 * departures.LEAVING_LOOKS):
+            moving.agent.left(FIRST)
+            await asyncio.sleep(0.005)
+        return moving.row(), list(moving.departures)
 
-    assert play(scenario) == (ANNOUNCED, True)
-
-
-def test_a_vm_that_vdsm_says_has_left_is_not_looked_at_any_more(play: Play) -> None:
-    async def scenario(moving: Moving) -> Any:
-        await announced_elsewhere(moving)
-        moving.agent.leaving(FIRST)
-        moving.agent.left(FIRST)
-        await moving.ends()
-        return moving.row(), moving.is_at_rest
-
-    assert play(scenario) == (ANNOUNCED, True)
+    assert play(scenario) == (ANNOUNCED, [VM_ID])
 
 
 def test_a_vm_that_is_to_leave_again_is_looked_at_anew(
@@ -154,14 +178,184 @@ def test_a_database_that_cannot_be_reached_is_told_and_given_up(
 ) -> None:
     monkeypatch.setattr(departures, "PATIENCE", 0.05)
 
-    async def scenario(moving: Moving) -> bool:
+    async def scenario(moving: Moving) -> Any:
         moving.vms.states[VM_ID] = State.RUNNING
         moving.agent.leaving(FIRST)
         await moving.ends()
+        return len(moving.opened), moving.is_at_rest
+
+    assert play(scenario, config=unreachable()) == (departures.LEAVING_LOOKS, True)
+    assert f"VM {VM_ID} has stayed; OVN's northbound database does not answer" in caplog.text
+
+
+def test_a_fault_of_ours_ends_the_watch_and_is_logged(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(moving: Moving) -> bool:
+        moving.vms.states[VM_ID] = State.RUNNING
+        moving.agent.leaving(FIRST)
+        moving.vms.fault = ZeroDivisionError("a fault")
+        await moving.ends()
         return moving.is_at_rest
 
-    assert play(scenario, config=unreachable()) is True
-    assert f"VM {VM_ID} has stayed; OVN's northbound database does not answer" in caplog.text
+    assert play(scenario) is True
+    assert "its move is not followed" in caplog.text
+
+
+# ---- it leaves -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dies", [announced_elsewhere, switched_elsewhere])
+def test_what_a_destination_that_died_has_not_finished_is_finished(
+    play: Play, dies: Callable[[Moving], Awaitable[None]]
+) -> None:
+    async def scenario(moving: Moving) -> Any:
+        await dies(moving)
+        await leaves(moving)
+        await moving.ends()
+        return moving.row(FIRST), moving.row(SECOND), moving.is_at_rest
+
+    assert play(scenario) == (UNTOUCHED, UNTOUCHED, True)
+
+
+def test_it_is_logged(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(moving: Moving) -> None:
+        await switched_elsewhere(moving)
+        await leaves(moving)
+        await moving.ends()
+
+    play(scenario)
+
+    assert f"VM {VM_ID} has left; what its move had left at OVN is gone" in caplog.text
+
+
+def test_a_provider_that_assigns_hosts_finds_the_destination(
+    play: Play, provider: Provider
+) -> None:
+    provider.reset({"requested-chassis": SOURCE})
+
+    async def scenario(moving: Moving) -> Any:
+        await announced_elsewhere(moving)
+        await leaves(moving)
+        await moving.ends()
+        return moving.row()
+
+    assert play(scenario) == ({"requested-chassis": HERE}, False)
+
+
+def test_what_the_destination_has_finished_is_left_alone(
+    play: Play, provider: Provider, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = {"requested-chassis": HERE}
+
+    async def scenario(moving: Moving) -> Any:
+        await switched_elsewhere(moving)
+        provider.reset(theirs)
+        await leaves(moving)
+        await moving.ends()
+        return moving.row()
+
+    assert play(scenario) == (theirs, False)
+    assert "what its move had left" not in caplog.text
+
+
+def test_the_destination_is_given_time_to_do_so(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(moving: Moving) -> Any:
+        await switched_elsewhere(moving)
+        await leaves(moving)
+        monkeypatch.setattr(departures, "LEAVING_LOOK", 60.0)
+        moving.agent.left(FIRST)
+        await asyncio.sleep(0.01)
+        moving.agent.left(SECOND)
+        await a_moment()
+        return moving.row()
+
+    assert play(scenario) == SWITCHED
+
+
+def test_vdsms_word_that_it_is_gone_has_it_looked_at_at_once(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "LEAVING_LOOK", 60.0)
+
+    async def scenario(moving: Moving) -> Any:
+        await switched_elsewhere(moving)
+        await leaves(moving)
+        monkeypatch.setattr(departures, "LEAVING_LOOK", 0.005)
+        moving.agent.left(FIRST)
+        await moving.ends()
+        return moving.row(FIRST), moving.row(SECOND)
+
+    assert play(scenario) == (UNTOUCHED, UNTOUCHED)
+
+
+def test_a_vm_that_is_here_again_by_then_is_undone(
+    play: Play, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.reset({"requested-chassis": SOURCE})
+    monkeypatch.setattr(departures, "LEAVING_LOOK", 0.03)
+
+    async def scenario(moving: Moving) -> Any:
+        await announced_elsewhere(moving)
+        await leaves(moving)
+        moving.agent.left(FIRST)
+        await asyncio.sleep(0.01)
+        moving.vms.states[VM_ID] = State.RUNNING
+        await moving.ends()
+        return moving.row()
+
+    assert play(scenario) == ({"requested-chassis": SOURCE}, False)
+
+
+def test_a_vm_that_this_host_never_had_is_none_of_its_business(play: Play) -> None:
+    async def scenario(moving: Moving) -> Any:
+        await announced_elsewhere(moving)
+        moving.opened.clear()
+        moving.vms.states.clear()
+        moving.agent.leaving(FIRST)
+        await moving.ends()
+        return moving.row(), moving.opened
+
+    assert play(scenario) == (ANNOUNCED, [])
+
+
+def test_a_database_that_is_away_just_then_is_asked_again(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "PATIENCE", 0.05)
+
+    async def scenario(moving: Moving) -> Any:
+        await switched_elsewhere(moving)
+        moving.provider.northbound.stop()
+        moving.opened.clear()
+        await leaves(moving)
+        await until(lambda: len(moving.opened) > 1)
+        monkeypatch.setattr(departures, "PATIENCE", 5.0)
+        moving.provider.northbound.start()
+        await moving.ends()
+        return moving.row()
+
+    assert play(scenario) == UNTOUCHED
+
+
+def test_vms_that_leave_at_once_ask_the_database_one_after_the_other(play: Play) -> None:
+    async def scenario(moving: Moving) -> int:
+        others = [dataclasses.replace(FIRST, vm_id=VM_ID[:-1] + digit) for digit in "abcd"]
+        for vnic in others:
+            moving.vms.states[vnic.vm_id or ""] = State.RUNNING
+            moving.agent.leaving(vnic)
+        most = 0
+        while moving.tasks:
+            most = max(most, sum(one.connected for one in moving.opened))
+            await asyncio.sleep(0)
+        return most
+
+    assert play(scenario) == 1
+
+
+# ---- it is not looked at -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ class Vms:
         return lambda: None if follower not in self._followers else self._followers.remove(follower)
 
     async def is_migrating(self, vm_id: str) -> bool | None:
+        if self.fault is not None:
+            raise self.fault
         if self.deaf is not None:
             raise self.deaf
         return vm_id in self.migrating if vm_id in self.states else None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """VMs that are about to leave this host: what if the host dies where they were to go.
 
-The network follows by what the agent there does, see agent.switchover.
+The network follows by what the agent there does, see agent.switchover.  What that leaves in OVN's
+northbound database if it dies, nobody else would ever remove.
 """
 
 from __future__ import annotations
@@ -10,22 +11,28 @@ import asyncio
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 
 from vif_driver import switchover
 from vif_driver.agent.ovn import PATIENCE, Ovn
+from vif_driver.agent.told import Told
 from vif_driver.errors import HostError, VifError
 from vif_driver.host.domains import Domains
+from vif_driver.host.northbound_rows import Edit
 from vif_driver.journal import about
 from vif_driver.vnic import VnicIdentity
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at a VM that is about to leave, and how many of them must find that it
-#: isn't being migrated any more.
+#: isn't being migrated any more.  Once it is gone, an agent that lives needs less than one such
+#: pause to finish where the VM is.
 LEAVING_LOOK = 15.0
 LEAVING_LOOKS = 4
 
 _EVENT = "migration"
+
+_Step = Callable[..., "Edit | None"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +41,12 @@ class _Departure:
 
     Attributes:
         ids: of its vNICs.
-        watch: looks whether it stays.
+        told: VDSM says that it is gone.
+        watch: looks what becomes of it.
     """
 
     ids: frozenset[str]
+    told: Told
     watch: asyncio.Task[None]
 
 
@@ -54,6 +63,8 @@ class Departures:
         self._ovn = ovn
         self._departures: dict[str, _Departure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # A host that all VMs leave at once is one client of the database, not many.
+        self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
         """Stop; the next agent knows nothing of it."""
@@ -77,49 +88,94 @@ class Departures:
             # It may be of an attempt that has failed: the VM is looked at anew.
             earlier.watch.cancel()
             ids |= earlier.ids
-        watch = asyncio.get_running_loop().create_task(self._watch(subject.vm_id, sorted(ids)))
+        told = Told()
+        watch = asyncio.get_running_loop().create_task(self._watch(subject.vm_id, ids, told))
         self._tasks.add(watch)
         watch.add_done_callback(self._tasks.discard)
-        self._departures[subject.vm_id] = _Departure(ids, watch)
+        self._departures[subject.vm_id] = _Departure(ids, told, watch)
 
     def left(self, subject: VnicIdentity) -> None:
-        """VDSM says that the VM is gone."""
-        departure = self._departures.pop(subject.vm_id or "", None)
+        """VDSM says that the VM is gone: a reason to ask libvirt, which may know better."""
+        departure = self._departures.get(subject.vm_id or "")
         if departure is not None:
-            departure.watch.cancel()
+            departure.told.set()
 
-    async def _watch(self, vm_id: str, ids: list[str]) -> None:
-        """Undo what a destination that died has left, if the VM has stayed."""
+    async def _watch(self, vm_id: str, ids: frozenset[str], told: Told) -> None:
+        """See to it that nothing of a migration stays in the database."""
         try:
-            if await self._stays(vm_id):
-                await self._undo(vm_id, ids)
+            if await self._look(vm_id) is None:
+                pass  # whoever it is, this host has never had it
+            elif await self._stays(vm_id, told):
+                await self._edit(vm_id, ids, "has stayed", switchover.undo)
+            else:
+                # The agent where it is does the same, and sooner, unless it has died.
+                await asyncio.sleep(LEAVING_LOOK)
+                if await self._look(vm_id) is None:
+                    await self._edit(vm_id, ids, "has left", switchover.finish_from_source)
+                else:
+                    await self._edit(vm_id, ids, "is here again", switchover.undo)
         except Exception:
-            log.exception("VM %s: its move is not followed", vm_id, extra=about(vm=vm_id))
-        self._departures.pop(vm_id, None)
+            log.exception(
+                "VM %s: its move is not followed", vm_id, extra=about(vm=vm_id, event=_EVENT)
+            )
+        del self._departures[vm_id]
 
-    async def _stays(self, vm_id: str) -> bool:
+    async def _stays(self, vm_id: str, told: Told) -> bool:
         """Wait until a VM isn't being migrated any more; False if it is gone."""
         quiet = 0
         while quiet < LEAVING_LOOKS:
-            await asyncio.sleep(LEAVING_LOOK)
-            try:
-                migrating = await self._domains.is_migrating(vm_id)
-            except HostError:
-                continue
+            hastened = await told.within(LEAVING_LOOK)
+            told.clear()
+            migrating = await self._look(vm_id)
             if migrating is None:
                 return False
-            quiet = 0 if migrating else quiet + 1
+            if migrating:
+                quiet = 0
+            elif not hastened:
+                quiet += 1
         return True
 
-    async def _undo(self, vm_id: str, ids: list[str]) -> None:
-        try:
+    async def _look(self, vm_id: str) -> bool | None:
+        """Ask libvirt, until it answers, whether a VM is being migrated; None if it is not here."""
+        while True:
+            try:
+                return await self._domains.is_migrating(vm_id)
+            except HostError:
+                await asyncio.sleep(LEAVING_LOOK)
+
+    async def _edit(self, vm_id: str, ids: frozenset[str], why: str, step: _Step) -> None:
+        """Take a step with the ports of a VM.
+
+        Args:
+            vm_id: which.
+            ids: of its vNICs.
+            why: what has become of the VM, for messages.
+            step: one of vif_driver.switchover for the source.
+        """
+        extra = about(vm=vm_id, event=_EVENT)
+        for attempt in range(LEAVING_LOOKS):
+            if attempt:
+                await asyncio.sleep(LEAVING_LOOK)
+            try:
+                changed = await self._try_to_edit(vm_id, ids, why, step)
+            except VifError as error:
+                log.warning("VM %s %s; %s", vm_id, why, error, extra=extra)
+                continue
+            if changed:
+                log.warning(
+                    "VM %s %s; what its move had left at OVN is gone", vm_id, why, extra=extra
+                )
+            return
+
+    async def _try_to_edit(
+        self, vm_id: str, ids: frozenset[str], why: str, step: _Step
+    ) -> list[str]:
+        async with self._connecting:
             remote, chassis = await self._ovn.location()
-            northbound = await self._ovn.northbound(remote, ids)
+            northbound = await self._ovn.northbound(remote, sorted(ids))
             try:
                 await northbound.wait_connected(PATIENCE)
-                undo = functools.partial(switchover.undo, vm_id=vm_id, source=chassis)
-                await northbound.edit(f"undo the move of VM {vm_id}", undo)
+                change = functools.partial(step, vm_id=vm_id, source=chassis)
+                return await northbound.edit(f"end the move of VM {vm_id}, which {why}", change)
             finally:
                 northbound.close()
-        except VifError as error:
-            log.warning("VM %s has stayed; %s", vm_id, error, extra=about(vm=vm_id, event=_EVENT))

@@ -18,6 +18,7 @@ from typing import Any
 from vif_driver import attachments, switchover
 from vif_driver.agent.departures import Departures
 from vif_driver.agent.ovn import PATIENCE, Ovn
+from vif_driver.agent.told import Told
 from vif_driver.attachments import Attachment
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
@@ -80,7 +81,7 @@ class _Arrival:
     seen: bool = False
     completed: bool = False
     begun: float = dataclasses.field(default_factory=uptime)
-    told: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    told: Told = dataclasses.field(default_factory=Told)
     unfinished: dict[str, _Unfinished] = dataclasses.field(default_factory=dict)
     held: dict[str, VnicIdentity] = dataclasses.field(default_factory=dict)
     failure: VifError | None = None
@@ -363,7 +364,7 @@ class Switchover:
             else:
                 self._note_state(arrival, state)
             if arrival.happening is Happening.OTHER:
-                await _wait(arrival.told, START_TIME)
+                await arrival.told.within(START_TIME)
         return arrival.happening is Happening.RUNS
 
     def _note_state(self, arrival: _Arrival, state: State | None) -> None:
@@ -384,7 +385,7 @@ class Switchover:
         while not arrival.completed and arrival.happening is not Happening.GONE:
             arrival.told.clear()
             # VDSM may have said so to an agent that is no more.
-            if not await _wait(arrival.told, SETTLE) and await self._is_settled(arrival.vm_id):
+            if not await arrival.told.within(SETTLE) and await self._is_settled(arrival.vm_id):
                 return
 
     async def _is_settled(self, vm_id: str) -> bool:
@@ -539,17 +540,6 @@ class Switchover:
 
         task.add_done_callback(ended)
         return task
-
-
-async def _wait(told: asyncio.Event, timeout: float) -> bool:
-    """Wait to be told; False if ``timeout`` seconds pass first."""
-    # Not asyncio.wait_for(), see host.threads.
-    waiting = asyncio.ensure_future(told.wait())
-    try:
-        done, _ = await asyncio.wait([waiting], timeout=timeout)
-    finally:
-        waiting.cancel()
-    return bool(done)
 
 
 def _not_any_more(vm_id: str) -> HostError:
