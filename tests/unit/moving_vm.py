@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,9 +222,9 @@ class Moving:
         await until(lambda: not self.tasks)
 
     @property
-    def departures(self) -> Collection[str]:
+    def departures(self) -> Mapping[str, Any]:
         """The VMs that are watched because they are to leave."""
-        return self.agent._departures._departures.keys()
+        return self.agent._departures._departures
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:

@@ -15,7 +15,7 @@ import pytest
 from vif_driver.agent import departures
 from vif_driver.config import Config
 from vif_driver.host.domains import State
-from vif_driver.vnic import VnicIdentity
+from vif_driver.vnic import Vnic, VnicIdentity
 
 from . import moving_vm
 from .conftest import VM_ID
@@ -356,6 +356,41 @@ def test_vms_that_leave_at_once_ask_the_database_one_after_the_other(play: Play)
 
 
 # ---- it is not looked at -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "more",
+    [SECOND, dataclasses.replace(FIRST, vm_id=FIRST.id)],
+    ids=["another vNIC", "another VM"],
+)
+def test_more_than_a_host_can_have_are_not_watched_and_it_is_logged(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, more: Vnic
+) -> None:
+    monkeypatch.setattr(departures, "MAX_LEAVING", 1)
+
+    async def scenario(moving: Moving) -> Any:
+        moving.vms.states = {VM_ID: State.RUNNING, FIRST.id: State.RUNNING}
+        moving.agent.leaving(FIRST)
+        moving.agent.leaving(more)
+        return {vm: set(one.ids) for vm, one in moving.departures.items()}
+
+    assert play(scenario) == {VM_ID: {FIRST.id}}
+    assert f"{more}: its move is not watched from here: 1 vNICs" in caplog.text
+
+
+def test_there_is_room_again_when_a_vm_has_left(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "MAX_LEAVING", 1)
+
+    async def scenario(moving: Moving) -> Any:
+        moving.vms.states = {VM_ID: State.RUNNING, FIRST.id: State.RUNNING}
+        moving.agent.leaving(FIRST)
+        await moving.ends()
+        moving.agent.leaving(dataclasses.replace(FIRST, vm_id=FIRST.id))
+        return list(moving.departures)
+
+    assert play(scenario) == [FIRST.id]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 LEAVING_LOOK = 15.0
 LEAVING_LOOKS = 4
 
+#: More vNICs than a host can have; whoever says so could name any VM.
+MAX_LEAVING = 4096
+
 _EVENT = "migration"
 
 _Step = Callable[..., "Edit | None"]
@@ -82,12 +85,20 @@ class Departures:
             or not self._ovn.has_northbound
         ):
             return
-        ids = frozenset((subject.id,))
         earlier = self._departures.get(subject.vm_id)
+        ids = frozenset() if earlier is None else earlier.ids
+        if subject.id not in ids and self._count() >= MAX_LEAVING:
+            log.warning(
+                "%s: its move is not watched from here: %d vNICs are about to leave already",
+                subject,
+                MAX_LEAVING,
+                extra=about(subject, event=_EVENT),
+            )
+            return
         if earlier is not None:
             # It may be of an attempt that has failed: the VM is looked at anew.
             earlier.watch.cancel()
-            ids |= earlier.ids
+        ids |= {subject.id}
         told = Told()
         watch = asyncio.get_running_loop().create_task(self._watch(subject.vm_id, ids, told))
         self._tasks.add(watch)
@@ -99,6 +110,9 @@ class Departures:
         departure = self._departures.get(subject.vm_id or "")
         if departure is not None:
             departure.told.set()
+
+    def _count(self) -> int:
+        return sum(len(departure.ids) for departure in self._departures.values())
 
     async def _watch(self, vm_id: str, ids: frozenset[str], told: Told) -> None:
         """See to it that nothing of a migration stays in the database."""
