@@ -189,6 +189,22 @@ class Interface:
         return dropped
 
 
+def interface_if_any(data: bytes) -> Interface | None:
+    """Read the XML that comes with an event which can do without; None if it makes no sense.
+
+    VDSM has kept none of a device that its VM was started with: the file is empty then.
+
+    Raises:
+        NotAnInterface: some other device of a VM with our properties.
+    """
+    try:
+        return Interface(data)
+    except NotAnInterface:
+        raise
+    except BadRequest:
+        return None
+
+
 def _parse(data: bytes) -> tuple[etree._ElementTree, bool]:
     if len(data) > MAX_SIZE:
         raise BadRequest(f"the XML of the device has more than {MAX_SIZE} bytes", _FROM_VDSM)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from vif_driver.errors import BadRequest, NotAnInterface
-from vif_driver.interface_xml import MAX_SIZE, Connection, Interface
+from vif_driver.interface_xml import MAX_SIZE, Connection, Interface, interface_if_any
 
 from .conftest import MAC, VDSM_INTERFACE, VNIC_ID
 
@@ -195,6 +195,22 @@ def test_xml_that_is_broken_or_reaches_outside_is_refused(data: bytes, complaint
 def test_another_device_is_told_apart() -> None:
     with pytest.raises(NotAnInterface, match="<disk>"):
         Interface(b"<disk type='file'/>")
+
+
+@pytest.mark.parametrize("data", [b"", b"<interface", b"\xff", b"<interface xmlns='urn:x'/>"])
+def test_what_makes_no_sense_is_no_interface_where_one_is_not_needed(data: bytes) -> None:
+    assert interface_if_any(data) is None
+
+
+def test_where_none_is_needed_one_that_is_there_is_read() -> None:
+    interface = interface_if_any(VDSM_INTERFACE)
+
+    assert interface is not None and interface.mac == MAC
+
+
+def test_where_none_is_needed_another_device_is_told_apart() -> None:
+    with pytest.raises(NotAnInterface, match="<disk>"):
+        interface_if_any(b"<disk/>")
 
 
 NAMES = st.sampled_from(

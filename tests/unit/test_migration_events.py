@@ -33,6 +33,7 @@ HYBRID = Config(firewall_driver=FirewallDriver.IPTABLES_HYBRID)
 
 ARRIVING, ARRIVED = "before_device_migrate_destination", "after_device_migrate_destination"
 LEAVING, LEFT = "before_device_migrate_source", "after_device_migrate_source"
+DESTROYED = "after_device_destroy"
 
 
 class Coordinator:
@@ -327,7 +328,7 @@ def test_a_vm_that_vdsm_does_not_name_is_refused(vdsm: Vdsm) -> None:
 
 
 @pytest.mark.parametrize("trouble", [None, ConfigError("a mistake", "correct it")])
-@pytest.mark.parametrize("event", [ARRIVING, LEAVING])
+@pytest.mark.parametrize("event", [ARRIVING, LEAVING, ARRIVED, LEFT, DESTROYED])
 def test_a_disk_of_a_vm_with_our_properties_is_left_alone(
     vdsm: Vdsm, event: str, trouble: ConfigError | None
 ) -> None:
@@ -337,6 +338,13 @@ def test_a_disk_of_a_vm_with_our_properties_is_left_alone(
 
     assert reply.status == 0 and "left alone" in reply.message
     assert vdsm.coordinator.told == []
+
+
+@pytest.mark.parametrize("event", [ARRIVING, LEAVING, ARRIVED, LEFT, DESTROYED])
+def test_a_disk_is_left_alone_whatever_its_properties_say(vdsm: Vdsm, event: str) -> None:
+    reply = vdsm.says(event, "no id of a vNIC", data=b"<disk type='file'/>")
+
+    assert reply.status == 0 and "left alone" in reply.message
 
 
 def test_an_arrival_that_cannot_be_noted_is_refused(
@@ -527,7 +535,7 @@ def test_an_identity_that_makes_no_sense_is_told(vdsm: Vdsm, event: str, status:
 
 
 def test_a_vm_that_is_destroyed_does_not_arrive(vdsm: Vdsm) -> None:
-    assert vdsm.says("after_device_destroy") == Reply()
+    assert vdsm.says(DESTROYED) == Reply()
     assert vdsm.coordinator.told == [("cancel", VM_ID)]
 
 
@@ -540,7 +548,7 @@ def test_a_vm_whose_devices_cannot_be_removed_does_not_arrive_either(
     monkeypatch.setattr(OvnAttachment, "release", release)
     devices.add(TAP)
 
-    assert vdsm.says("after_device_destroy").status == 1
+    assert vdsm.says(DESTROYED).status == 1
     assert vdsm.coordinator.told == [("cancel", VM_ID)]
 
 
@@ -554,7 +562,7 @@ def test_a_vnic_that_goes_alone_does_not_end_an_arrival(vdsm: Vdsm, event: str) 
 def test_the_vnics_of_an_arrival_are_not_forgotten_before_it_is_undone(vdsm: Vdsm) -> None:
     vdsm.says(ARRIVING)
 
-    vdsm.says("after_device_destroy")
+    vdsm.says(DESTROYED)
 
     assert [vnic.id for vnic in vdsm.start.vnics] == [VNIC_ID]
 

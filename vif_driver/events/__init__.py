@@ -77,20 +77,7 @@ class Events:
         starts = starts or Starts()
         turns = turns or Turns()
         nic = self._nic = NicEvents(config, host, starts, readiness, trouble, turns)
-        migration = MigrationEvents(config, host, starts, turns, coordinator, trouble)
-
-        async def arrived(request: Request) -> Reply:
-            migration.arrived(vnic.identify(request.properties))
-            return await nic.plugged(request)
-
-        async def left(request: Request) -> Reply:
-            migration.left(vnic.identify(request.properties))
-            return await nic.unplugged(request)
-
-        async def destroyed(request: Request) -> Reply:
-            await migration.destroyed(vnic.identify(request.properties))
-            return await nic.unplugged(request)
-
+        migration = MigrationEvents(config, host, starts, turns, coordinator, nic, trouble)
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.create,
             "after_vm_start": VmEvents(host, starts, readiness).started,
@@ -98,13 +85,13 @@ class Events:
             "after_nic_hotplug": nic.plugged,
             "after_nic_hotplug_fail": nic.unplugged,
             "after_device_create": nic.plugged,
-            "after_device_destroy": destroyed,
+            "after_device_destroy": migration.destroyed,
             "after_nic_hotunplug": nic.unplugged,
             "before_update_device": nic.update,
             "before_device_migrate_source": migration.leaving,
             "before_device_migrate_destination": migration.arriving,
-            "after_device_migrate_destination": arrived,
-            "after_device_migrate_source": left,
+            "after_device_migrate_destination": migration.arrived,
+            "after_device_migrate_source": migration.left,
         }
 
     async def handle(self, request: Request) -> Reply:

@@ -15,12 +15,13 @@ from vif_driver import attachments, switchover, vnic
 from vif_driver.attachments import Attachment
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
-from vif_driver.errors import BadRequest, ConfigError, NotAnInterface, one_line
+from vif_driver.errors import BadRequest, ConfigError, one_line
+from vif_driver.events.nic import NicEvents
 from vif_driver.events.turns import Turns
 from vif_driver.events.vacancy import Vacancy
 from vif_driver.host import Host
 from vif_driver.host.starts import FORGOTTEN, Start, Starts
-from vif_driver.interface_xml import Interface
+from vif_driver.interface_xml import Interface, interface_if_any
 from vif_driver.journal import about
 from vif_driver.vnic import Vnic, VnicIdentity
 from vif_driver.wire import Reply, Request
@@ -63,6 +64,7 @@ class MigrationEvents:
         starts: the VMs that are being started, or arrive.
         turns: who may work on which vNIC.
         coordinator: who has the network follow; None without the agent.
+        nic: answers what is to be done as in the rest of a vNIC's life.
         trouble: what is wrong with the configuration; no vNIC is plugged then.
     """
 
@@ -73,6 +75,7 @@ class MigrationEvents:
         starts: Starts,
         turns: Turns,
         coordinator: Coordinator | None,
+        nic: NicEvents,
         trouble: ConfigError | None = None,
     ) -> None:
         self._config = config
@@ -80,20 +83,20 @@ class MigrationEvents:
         self._starts = starts
         self._turns = turns
         self._coordinator = coordinator
+        self._nic = nic
         self._trouble = trouble
         self._vacancy = Vacancy(config, host, starts)
 
     async def leaving(self, request: Request) -> Reply:
         """before_device_migrate_source: the VM is about to go."""
-        _interface(request.data)
-        subject = vnic.identify(request.properties)
+        subject = self._nic.identify(request)
         if self._coordinator is not None:
             self._coordinator.leaving(subject)
         return Reply()
 
     async def arriving(self, request: Request) -> Reply:
         """before_device_migrate_destination: have ready what the VM's XML names."""
-        interface = _interface(request.data)
+        interface = interface_if_any(request.data)
         identity = vnic.identify(request.properties)
         if identity.vm_id is None:
             raise BadRequest("VDSM did not say which VM arrives", "migrate it through VDSM")
@@ -124,20 +127,26 @@ class MigrationEvents:
         log.info("%s: expected, by %s", subject, attachment.name, extra=extra)
         return Reply(message=one_line(message))
 
-    def arrived(self, subject: VnicIdentity) -> None:
-        """Take note that VDSM has finished with the vNIC of a VM that has arrived."""
+    async def arrived(self, request: Request) -> Reply:
+        """after_device_migrate_destination: the VM is here."""
+        subject = self._nic.identify(request)
         if self._coordinator is not None:
             self._coordinator.arrived(subject)
+        return await self._nic.plugged(request)
 
-    def left(self, subject: VnicIdentity) -> None:
-        """Take note that VDSM has finished with the vNIC of a VM that has left."""
+    async def left(self, request: Request) -> Reply:
+        """after_device_migrate_source: the VM is gone."""
+        subject = self._nic.identify(request)
         if self._coordinator is not None:
             self._coordinator.left(subject)
+        return await self._nic.unplugged(request)
 
-    async def destroyed(self, subject: VnicIdentity) -> None:
-        """Take note that VDSM has destroyed a VM, which may be one that has not arrived."""
+    async def destroyed(self, request: Request) -> Reply:
+        """after_device_destroy: the VM is gone, or has not arrived."""
+        subject = self._nic.identify(request)
         if self._coordinator is not None and subject.vm_id is not None:
             await self._coordinator.cancel(subject.vm_id)
+        return await self._nic.unplugged(request)
 
     def _choose(
         self, request: Request, identity: VnicIdentity, interface: Interface | None
@@ -163,20 +172,6 @@ class MigrationEvents:
         ):
             start = Start(subject.vm_id, resume=False, arrives=True)
         self._starts.put(start.with_vnic(subject))
-
-
-def _interface(data: bytes) -> Interface | None:
-    """Read the interface's XML; VDSM has kept none of a device that the VM was started with.
-
-    Raises:
-        NotAnInterface: some other device of a VM with our properties.
-    """
-    try:
-        return Interface(data)
-    except NotAnInterface:
-        raise
-    except BadRequest:
-        return None
 
 
 def _as_far_as_known(

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from vif_driver import attachments, vnic
 from vif_driver.attachments.base import Undo
 from vif_driver.config import Config
-from vif_driver.errors import BadRequest, ConfigError, HostError, NotAnInterface, one_line
+from vif_driver.errors import BadRequest, ConfigError, HostError, one_line
 from vif_driver.events.turns import Turns
 from vif_driver.events.vacancy import Vacancy
 from vif_driver.events.vm import Readiness
 from vif_driver.host import Host
 from vif_driver.host.starts import FORGOTTEN, Start, Starts
-from vif_driver.interface_xml import Connection, Interface
+from vif_driver.interface_xml import Connection, Interface, interface_if_any
 from vif_driver.journal import about
 from vif_driver.vnic import Vnic, VnicIdentity
 from vif_driver.wire import Reply, Request
@@ -61,6 +61,16 @@ class NicEvents:
         self._turns = turns or Turns()
         self._vacancy = Vacancy(config, host, starts)
 
+    @staticmethod
+    def identify(request: Request) -> VnicIdentity:
+        """Tell which vNIC an event is about, where nothing else that VDSM hands over is of use.
+
+        Raises:
+            NotAnInterface: some other device of a VM with our properties.
+        """
+        interface_if_any(request.data)
+        return vnic.identify(request.properties)
+
     async def create(self, request: Request) -> Reply:
         """before_device_create: plug, and have the VM stand still until its vNICs work."""
         return await self._plug(request, self._begin)
@@ -91,7 +101,7 @@ class NicEvents:
 
     async def plugged(self, request: Request) -> Reply:
         """after_device_create, after_nic_hotplug: finish and check libvirt's work."""
-        subject = self._identify(request)
+        subject = self.identify(request)
         async with self._turns.of(subject.tap):
             found = attachments.found(subject, self._config, self._host)
             if not found:
@@ -107,7 +117,7 @@ class NicEvents:
 
     async def unplugged(self, request: Request) -> Reply:
         """after_device_destroy, after_nic_hotunplug, after_nic_hotplug_fail: leave nothing."""
-        subject = self._identify(request)
+        subject = self.identify(request)
         async with self._turns.of(subject.tap):
             await self._forget(subject)
             for attachment in attachments.found(subject, self._config, self._host):
@@ -178,23 +188,6 @@ class NicEvents:
         except HostError as error:
             # What is left of the vNIC is to go all the same.
             log.error("%s: %s", subject, error, extra=about(subject))
-
-    def _identify(self, request: Request) -> VnicIdentity:
-        """Tell which vNIC an ``after_*`` event is about.
-
-        VDSM keeps no XML of the devices that a VM was started with: the file is empty then.  What
-        it holds otherwise is of no use here but for the kind of device.
-
-        Raises:
-            NotAnInterface: some other device of a VM with our properties.
-        """
-        try:
-            Interface(request.data)
-        except NotAnInterface:
-            raise
-        except BadRequest:
-            pass
-        return vnic.identify(request.properties)
 
     async def _live_connection(self, subject: VnicIdentity, mac: str) -> Connection | None:
         """Give the connection of the running interface if it is this vNIC's."""
