@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import itertools
 import json
 import random
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -23,7 +25,9 @@ from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import northbound, northbound_connection
 from vif_driver.host.certificates import Credentials
 from vif_driver.host.northbound import Northbound, remotes_from
+from vif_driver.host.northbound_connection import Peer
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
+from vif_driver.host.southbound import Remote
 
 from .northbound_server import SCHEMA, NorthboundServer
 from .southbound_server import Authority, SouthboundServer, free_port
@@ -499,6 +503,72 @@ def test_a_refused_connection_is_told() -> None:
 
     with pytest.raises(Unavailable, match=f".{remote}: Connection refused.; check ovn-remote"):
         connected([remote], nothing, timeout=0.1)
+
+
+def test_where_nobody_listens_nobody_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(northbound_connection, "REFUSED_FOR", 0.05)
+    begun = time.monotonic()
+
+    with pytest.raises(Unavailable, match="Connection refused"):
+        connected([f"tcp:127.0.0.1:{free_port()}"], nothing, timeout=30)
+
+    assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_is_just_restarting_is_waited_for(server: NorthboundServer) -> None:
+    server.stop()
+
+    async def main() -> list[str]:
+        asyncio.get_running_loop().call_later(0.3, server.start)
+        async with Northbound([server.inet], None, NAMES) as database:
+            await database.wait_connected()
+            return sorted(database.ports())
+
+    assert asyncio.run(main()) == NAMES
+
+
+def test_who_hangs_is_waited_for_though_nobody_listens_elsewhere(
+    mute: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(northbound_connection, "REFUSED_FOR", 0.0)
+    begun = time.monotonic()
+
+    with pytest.raises(Unavailable, match="no answer in time"):
+        connected([f"tcp:127.0.0.1:{free_port()}", f"tcp:127.0.0.1:{mute}"], nothing, timeout=0.5)
+
+    assert time.monotonic() - begun > 0.4
+
+
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+UNREACHABLE = OSError(errno.EHOSTUNREACH, "No route to host")
+HANGS = TimeoutError("no answer in time")
+
+
+@pytest.mark.parametrize(
+    ("failures", "deserted"),
+    [
+        ([], False),
+        ([REFUSED], False),
+        ([REFUSED, REFUSED], False),
+        ([REFUSED, REFUSED, REFUSED], True),
+        ([REFUSED, UNREACHABLE, REFUSED], True),
+        ([REFUSED, REFUSED, HANGS], False),
+        ([REFUSED, REFUSED, HANGS, REFUSED], False),
+        ([HANGS, HANGS, HANGS], False),
+        ([ssl.SSLWantReadError(errno.ENOENT, "The operation did not complete")] * 3, False),
+    ],
+)
+def test_nobody_listens_where_one_attempt_after_the_other_is_refused(
+    failures: list[Exception], deserted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    peer = Peer(Remote("tcp", "192.0.2.1", 6641), socket.AF_INET, ("192.0.2.1", 6641), None)
+
+    for failure in failures:
+        peer.fail(failure)
+
+    assert peer.is_deserted is deserted
 
 
 def test_every_member_is_told_of(tmp_path: Path) -> None:

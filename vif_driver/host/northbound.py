@@ -156,7 +156,8 @@ class Northbound:
         Raises:
             HostError: the certificate of one side is not accepted by the other; that is told as
                 soon as it is known of all members.
-            Unavailable: the connection did not come within ``timeout`` seconds.
+            Unavailable: the connection did not come within ``timeout`` seconds, or there is nobody
+                to wait for: all members refused it all the time, see REFUSED_FOR.
         """
         await self._opened.wait(lambda: self.connected or self._hopeless(), timeout)
         if not self.connected:
@@ -284,7 +285,9 @@ class Northbound:
 
     def _hopeless(self) -> bool:
         """Tell whether every member has ended the matter."""
-        return not self._unresolved and all(peer.refusal for peer in self._peers)
+        if self._unresolved:
+            return False
+        return all(peer.is_deserted or peer.refusal is not None for peer in self._peers)
 
     def _unavailable(self) -> HostError:
         """Say why there is no connection."""

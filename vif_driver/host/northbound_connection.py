@@ -20,6 +20,7 @@ import os
 import select
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,20 @@ from vif_driver.host.southbound import Remote, reason
 #: The database, as it calls itself and as messages do.
 DATABASE = "OVN_Northbound"
 NAME = "OVN's northbound database"
+
+#: Seconds after which nobody is expected to listen any more where connections are refused.  The
+#: library tries each second: it is the third attempt that counts, and a server that restarts
+#: has nearly two seconds for it.
+REFUSED_FOR = 1.5
+
+# Nobody listens, or a firewall says so; of a server that is overloaded, nothing is heard.
+_REFUSALS = (
+    errno.ECONNREFUSED,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EADDRNOTAVAIL,
+    errno.ENOENT,
+)
 
 _METHOD = "vif-driver"
 _numbers = itertools.count()
@@ -55,6 +70,8 @@ class Peer:
         name: what the IDL knows the address by.
         asked: whether there was an attempt.
         failure: how the last one ended, if it failed.
+        refused: when the connection was refused, at first and at last, in monotonic seconds; None
+            if the last attempt was not.
         answered: whether any has got as far as an answer.
     """
 
@@ -65,12 +82,29 @@ class Peer:
     name: str = ""
     asked: bool = False
     failure: Exception | None = None
+    refused: tuple[float, float] | None = None
     answered: bool = False
 
     def __post_init__(self) -> None:
         number = str(next(_numbers))
         self.name = f"{_METHOD}:{number}"
         _peers[number] = self
+
+    def fail(self, error: Exception) -> None:
+        """Take note of how an attempt has ended."""
+        self.failure = error
+        # The numbers of TLS are not those of the system.
+        number = None if isinstance(error, ssl.SSLError) else getattr(error, "errno", None)
+        if number in _REFUSALS:
+            now = time.monotonic()
+            self.refused = (now if self.refused is None else self.refused[0], now)
+        else:
+            self.refused = None
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody listens there, and not just for a moment."""
+        return self.refused is not None and self.refused[1] - self.refused[0] >= REFUSED_FOR
 
     @property
     def refusal(self) -> HostError | None:
@@ -156,7 +190,7 @@ class _Stream:
         if data:
             self._peer.failure, self._peer.answered = None, True
         else:
-            self._peer.failure = ConnectionResetError(errno.ECONNRESET, "it hangs up")
+            self._peer.fail(ConnectionResetError(errno.ECONNRESET, "it hangs up"))
         return 0, data
 
     def send(self, text: str) -> int:
@@ -195,7 +229,7 @@ class _Stream:
 
     def close(self) -> None:
         if not self._error and (not self._connected or self._handshake is not None):
-            self._peer.failure = TimeoutError("no answer in time")
+            self._peer.fail(TimeoutError("no answer in time"))
         if isinstance(self._socket, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):
                 self._socket.unwrap()  # without a farewell the server logs an error
@@ -209,7 +243,7 @@ class _Stream:
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
-        self._connected = True
+        self._connected, self._peer.refused = True, None
         if self._peer.family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._peer.tls is not None:
@@ -218,8 +252,7 @@ class _Stream:
         return True
 
     def _fail(self, error: OSError) -> int:
-        self._peer.failure = error
-        # The numbers of TLS are not those of the system.
+        self._peer.fail(error)
         known = error.errno and not isinstance(error, ssl.SSLError)
         self._error = error.errno if known and error.errno else errno.EPROTO
         return self._error
@@ -254,9 +287,9 @@ class Idl(ovs.db.idl.Idl):  # type: ignore[misc]
         rows = [] if table is None else table.rows.values()
         peer = _peers.get(self.session_name().partition(":")[2])
         if peer is not None and not any(row.name == DATABASE for row in rows):
-            peer.failure = LookupError(f"it has no database {DATABASE}")
+            peer.fail(LookupError(f"it has no database {DATABASE}"))
         elif peer is not None and not any(row.leader for row in rows if row.name == DATABASE):
-            peer.failure = LookupError("it is not the leader of its cluster")
+            peer.fail(LookupError("it is not the leader of its cluster"))
         super().force_reconnect()
 
     def send_request(self, request: Any) -> Any:
