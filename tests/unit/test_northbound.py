@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ovs.db.schema
+import ovs.reconnect
 import pytest
 
 from vif_driver.errors import HostError, Unavailable
@@ -513,6 +514,21 @@ def test_where_nobody_listens_nobody_is_waited_for(monkeypatch: pytest.MonkeyPat
         connected([f"tcp:127.0.0.1:{free_port()}"], nothing, timeout=30)
 
     assert time.monotonic() - begun < 5
+
+
+def test_all_members_are_tried_after_each_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_backoff(reconnect: Any, _lowest: int, _highest: int) -> None:
+        reconnect.min_backoff = reconnect.max_backoff = 200  # milliseconds
+
+    monkeypatch.setattr(ovs.reconnect.Reconnect, "set_backoff", set_backoff)
+    attempts: list[Exception] = []
+    monkeypatch.setattr(Peer, "fail", lambda _peer, error: attempts.append(error))
+    members = [f"tcp:127.0.0.1:{free_port()}" for _ in range(3)]
+
+    with pytest.raises(Unavailable):
+        connected(members, nothing, timeout=0.5)
+
+    assert len(attempts) in (6, 9)
 
 
 def test_a_server_that_is_just_restarting_is_waited_for(server: NorthboundServer) -> None:

@@ -266,10 +266,10 @@ class Idl(ovs.db.idl.Idl):  # type: ignore[misc]
 
     def run(self) -> bool:
         """Do what there is to do; True if the contents have changed."""
-        reconnect = self._session.reconnect
-        if reconnect.backoff and not self._session.is_alive():
+        session = self._session
+        if session.reconnect.backoff and session.rpc is None and session.stream is None:
             # It pauses.  Of three members one leads: all are to be tried after a pause, not one.
-            reconnect.set_backoff_free_tries(self._session.get_num_of_remotes())
+            session.reconnect.set_backoff_free_tries(session.get_num_of_remotes())
         changed: bool = super().run()
         return changed
 
