@@ -105,6 +105,32 @@ def announce(
     return Edit(ours, {NOTE: fresh.encode()})
 
 
+def unblock(port: LogicalSwitchPort, *, vm_id: str, source: str) -> Edit | None:
+    """Have the destination take part before the guest speaks there: it stands still for the move.
+
+    What is sent to the guest from now on waits for it in front of its new home and is answered as
+    soon as it runs on.  The destination that waited for its first word would drop all of that.  If
+    the guest goes on where it was, nothing is lost either: the source has the port as before.
+
+    Args:
+        port: as it is now.
+        vm_id: the VM.
+        source: the chassis where it stands still.
+
+    Returns:
+        None if no such migration is noted, or nothing is to be waited for.
+    """
+    note = note_of(port.external_ids)
+    if note is None or note.vm_id != vm_id or note.source != source:
+        return None
+    if note.ours[REQUESTED] == note.destination or note.ours[STRATEGY] is None:
+        return None
+    if any(port.options.get(key) != value for key, value in note.ours.items()):
+        return None  # somebody else's word
+    waiting_for_nothing = dataclasses.replace(note, ours={**note.ours, STRATEGY: None})
+    return Edit({STRATEGY: None}, {NOTE: waiting_for_nothing.encode()})
+
+
 def switch(port: LogicalSwitchPort, *, destination: str) -> Edit | None:
     """Have the destination alone bind the port: the guest runs there.
 

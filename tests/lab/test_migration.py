@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import libvirt
@@ -16,6 +16,7 @@ from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort
+from tests.lab.harness.pings import INTERVAL, Probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.harness.vdsm_hooks import HookError
@@ -24,6 +25,7 @@ NOTE = "vif-driver-migration"
 # Seconds after which a migration is dealt with to the end; see SETTLE of the agent.
 SETTLED = 25.0
 SLOW = {"bandwidth": 8}  # MiB/s
+BRISK = {"bandwidth": 16}
 
 
 @pytest.fixture
@@ -153,6 +155,50 @@ def test_post_copy(lab: Lab, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPo
 
     timer.join()
     wait_until(lambda: bound_to(lab, port) == "hv2", 1, "the port on hv2")
+
+
+def on_its_way(vm: Vm, source: Vdsm, then: Callable[[Any], None]) -> threading.Thread:
+    """Do something once a VM that is to move stands still; it does so for a second or two."""
+    domain: Any = source.host.libvirt.domain(vm.id)
+    domain.migrateSetMaxDowntime(2500)
+
+    def wait() -> None:
+        paused = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
+        wait_until(lambda: domain.state() == paused, 20, "a VM that stands still")
+        then(domain)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_what_is_sent_to_a_vm_that_stands_still_waits_for_it(
+    probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    standing_still = on_its_way(vm, source, lambda _: None)
+
+    with probe.ping(port.address) as pings:
+        source.migrate(vm, target, parameters=BRISK)
+        standing_still.join()
+        wait_until(lambda: probe.reaches(port.address), 5, "an answer")
+
+    job: Any = vm.running.domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+    assert pings.lost * INTERVAL < job["downtime"] / 1000 / 2
+
+
+def test_a_vm_that_is_cancelled_while_it_stands_still_goes_on_where_it_was(
+    lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    before = row(lab, port)
+    cancelling = on_its_way(vm, source, lambda domain: domain.abortJob())
+
+    with pytest.raises(libvirt.libvirtError):
+        source.migrate(vm, target, parameters=BRISK)
+
+    cancelling.join()
+    wait_until(lambda: probe.reaches(port.address), 5, "an answer")
+    wait_until(lambda: row(lab, port) == before, 5, "the row as it was")
+    assert bound_to(lab, port) == "hv1"
 
 
 def cancelled(source: Vdsm, target: Vdsm, vm: Vm) -> None:

@@ -229,13 +229,19 @@ class Moving:
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
         """What the agent does."""
-        return self.agent._tasks | self.agent._departures._tasks
+        departures = self.agent._departures
+        return self.agent._tasks | departures._tasks | departures._standstill._telling
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing is left in the agent, and no connection is open."""
         nothing = not self.agent._arrivals and not self.departures and not self.tasks
-        return nothing and all(one._replica is None or one._replica._closed for one in self.opened)
+        return nothing and self.no_connection_is_open
+
+    @property
+    def no_connection_is_open(self) -> bool:
+        """Whether all connections to the northbound database are dropped."""
+        return all(one._replica is None or one._replica._closed for one in self.opened)
 
 
 async def until(condition: Callable[[], bool]) -> None:

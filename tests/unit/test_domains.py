@@ -437,6 +437,25 @@ def test_a_follower_is_told_what_happens(vm: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("event", "detail", "happening"),
+    [
+        ("SUSPENDED", "SUSPENDED_MIGRATED", Happening.STANDS_STILL),
+        ("SUSPENDED", "SUSPENDED_POSTCOPY", Happening.STANDS_STILL),
+        ("SUSPENDED", "SUSPENDED_PAUSED", Happening.OTHER),
+        ("SUSPENDED", "SUSPENDED_IOERROR", Happening.OTHER),
+        ("RESUMED", "RESUMED_MIGRATED", Happening.RUNS),
+        ("STARTED", "STARTED_MIGRATED", Happening.OTHER),
+    ],
+)
+def test_a_guest_stands_still_for_its_migration(
+    event: str, detail: str, happening: Happening
+) -> None:
+    numbers = (getattr(libvirt, f"VIR_DOMAIN_EVENT_{name}") for name in (event, detail))
+
+    assert domains.happening(*numbers) is happening
+
+
 def test_a_follower_is_told_before_everybody_else(vm: Any) -> None:
     async def scenario(asked: Domains) -> list[str]:
         told: list[str] = []

@@ -42,6 +42,9 @@ class Port:
             )
         )
 
+    def unblocked(self, source: str = "hv1", vm_id: str = VM) -> Port:
+        return self.apply(switchover.unblock(self.row, vm_id=vm_id, source=source))
+
     def switched(self, destination: str = "hv2") -> Port:
         return self.apply(switchover.switch(self.row, destination=destination))
 
@@ -82,6 +85,51 @@ def test_both_hosts_may_bind_it_once_announced(port: Port) -> None:
     port.announced()
 
     assert port.options == {"mcast_flood": "true", REQUESTED: "hv1,hv2", STRATEGY: "rarp"}
+
+
+def test_the_destination_waits_for_nothing_once_the_guest_stands_still(port: Port) -> None:
+    port.announced().unblocked()
+
+    assert port.options == {"mcast_flood": "true", REQUESTED: "hv1,hv2"}
+
+
+@pytest.mark.parametrize(("source", "vm_id"), [("hv2", VM), ("hv1", "another VM")])
+def test_nobody_but_the_source_says_that_it_stands_still(
+    port: Port, source: str, vm_id: str
+) -> None:
+    port.announced().unblocked(source, vm_id)
+
+    assert port.options[STRATEGY] == "rarp"
+
+
+@pytest.mark.parametrize("key", [REQUESTED, STRATEGY])
+def test_what_the_provider_wrote_is_not_unblocked(port: Port, key: str) -> None:
+    port.announced()
+    port.options[key] = "hv9"
+
+    port.unblocked()
+
+    assert port.options[STRATEGY] in ("rarp", "hv9")
+
+
+def test_that_it_stands_still_is_no_news_once_it_runs(assigned: Port) -> None:
+    assigned.options[STRATEGY] = "garp"
+
+    assigned.announced().switched().unblocked()
+
+    assert assigned.options == {REQUESTED: "hv2", STRATEGY: "garp"}
+
+
+@pytest.mark.parametrize("strategy", [None, "garp"])
+def test_what_was_waited_for_before_comes_back_if_the_guest_stays(
+    port: Port, strategy: str | None
+) -> None:
+    port.options = _changed(port.options, {STRATEGY: strategy})
+    before = dict(port.options)
+
+    port.announced().unblocked().undone()
+
+    assert (port.options, port.external_ids) == (before, PROVIDERS[1])
 
 
 def test_the_destination_alone_may_once_switched(port: Port) -> None:
@@ -286,7 +334,7 @@ def test_the_destination_waits_for_what_all_of_ovn_knows(
 
 
 CHASSIS = st.sampled_from(["hv1", "hv2", "hv3"])
-STEPS = ["announced", "switched", "finished", "undone", "finished_from_source"]
+STEPS = ["announced", "unblocked", "switched", "finished", "undone", "finished_from_source"]
 
 
 @settings(max_examples=60, deadline=None)

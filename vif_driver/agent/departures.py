@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from vif_driver import switchover
 from vif_driver.agent.ovn import PATIENCE, Ovn
+from vif_driver.agent.standstill import Standstill
 from vif_driver.agent.told import Told
 from vif_driver.errors import HostError, VifError
 from vif_driver.host.domains import Domains
@@ -64,6 +65,7 @@ class Departures:
     def __init__(self, domains: Domains, ovn: Ovn) -> None:
         self._domains = domains
         self._ovn = ovn
+        self._standstill = Standstill(domains, ovn)
         self._departures: dict[str, _Departure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # A host that all VMs leave at once is one client of the database, not many.
@@ -71,6 +73,7 @@ class Departures:
 
     async def close(self) -> None:
         """Stop; the next agent knows nothing of it."""
+        await self._standstill.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -119,7 +122,7 @@ class Departures:
         try:
             if await self._look(vm_id) is None:
                 pass  # whoever it is, this host has never had it
-            elif await self._stays(vm_id, told):
+            elif await self._stays(vm_id, ids, told):
                 await self._edit(vm_id, ids, "has stayed", switchover.undo)
             else:
                 # The agent where it is does the same, and sooner, unless it has died.
@@ -132,10 +135,12 @@ class Departures:
             log.exception(
                 "VM %s: its move is not followed", vm_id, extra=about(vm=vm_id, event=_EVENT)
             )
+        self._standstill.forget(vm_id)
         del self._departures[vm_id]
 
-    async def _stays(self, vm_id: str, told: Told) -> bool:
+    async def _stays(self, vm_id: str, ids: frozenset[str], told: Told) -> bool:
         """Wait until a VM isn't being migrated any more; False if it is gone."""
+        self._standstill.expect(vm_id, ids)
         quiet = 0
         while quiet < LEAVING_LOOKS:
             hastened = await told.within(LEAVING_LOOK)

@@ -518,7 +518,7 @@ class Switchover:
         for arrival in arrivals:
             if arrival is None:
                 continue
-            if happening is not Happening.OTHER:
+            if happening in (Happening.RUNS, Happening.GONE):
                 arrival.happening = happening
             arrival.told.set()
 

@@ -88,6 +88,8 @@ class Happening(enum.Enum):
 
     #: It goes on: here, whether it arrived or has stayed.
     RUNS = "runs"
+    #: Its memory is on its way, and the guest stands still until it runs on the destination.
+    STANDS_STILL = "stands still"
     #: There is no VM of that UUID any more.
     GONE = "gone"
     #: Anything else, or libvirt was silent for a while: the state has to be asked for.
@@ -98,6 +100,20 @@ _HAPPENINGS = {
     libvirt.VIR_DOMAIN_EVENT_RESUMED: Happening.RUNS,
     libvirt.VIR_DOMAIN_EVENT_STOPPED: Happening.GONE,
 }
+
+# Details of VIR_DOMAIN_EVENT_SUSPENDED, on the source.
+_ON_ITS_WAY = (
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED,
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY,
+)
+
+
+def happening(event: int, detail: int) -> Happening:
+    """Tell what an event of libvirt's says (virDomainEventType and the details of each)."""
+    if event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail in _ON_ITS_WAY:
+        return Happening.STANDS_STILL
+    return _HAPPENINGS.get(event, Happening.OTHER)
+
 
 #: Told the UUID of a VM about which something has changed, or None if that may be any of them.
 Listener = Callable[["str | None"], None]
@@ -401,10 +417,10 @@ class Domains:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._broken.set)
 
-        def on_event(_connection: object, domain: Any, event: int, *_: object) -> None:
-            happening = _HAPPENINGS.get(event, Happening.OTHER)
+        def on_event(_connection: object, domain: Any, event: int, detail: int, *_: object) -> None:
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._notify, domain.UUIDString(), happening)
+                told = domain.UUIDString(), happening(event, detail)
+                loop.call_soon_threadsafe(self._notify, *told)
 
         with self._connecting:
             connection = self._open()
