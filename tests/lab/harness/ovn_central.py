@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
+from vif_driver.host.certificates import Credentials
+
+from .certificates import give
 from .machine import Machine
 from .service import Service
 
@@ -113,14 +116,32 @@ class Central(Machine):
         """Boot it if need be, and start databases and northd; returns when they answer."""
         if not self.powered:
             self.boot()
-        for kind, (_, _, port) in DATABASES.items():
+        for kind in DATABASES:
             if not self.exists(f"/var/lib/ovn/ovn{kind}.db"):
                 schema = f"/usr/share/ovn/ovn-{kind}.ovsschema"
                 self.run(["ovsdb-tool", "create", f"/var/lib/ovn/ovn{kind}.db", schema])
             self.database(kind).start()
             control = self.nbctl if kind == "nb" else self.sbctl
-            control("init", "--", "set-connection", f"ptcp:{port}:0.0.0.0")
+            control("init")
+            self.listen(kind)
         self.northd.start()
+
+    def listen(self, kind: str, credentials: Credentials | None = None) -> None:
+        """Have the database ``nb`` or ``sb`` listen for the hosts.
+
+        Args:
+            kind: of the database.
+            credentials: with TLS, and these; in the clear without.
+        """
+        control = self.nbctl if kind == "nb" else self.sbctl
+        port = DATABASES[kind][2]
+        if credentials is None:
+            control("set-connection", f"ptcp:{port}:0.0.0.0")
+            return
+        # A folder for each: of files that change the server might see the one before the other.
+        name = f"{credentials.certificate.parent.name}-{credentials.certificate.stem}"
+        files = map(str, give(self, credentials, Path("/etc/ovn", name)).files)
+        control("set-ssl", *files, "--", "set-connection", f"pssl:{port}:0.0.0.0")
 
     # ---- control -----------------------------------------------------------------------------
 
