@@ -20,7 +20,17 @@ FOLDER = Path("/etc/pki/vdsm/ovn")
 #: Their names there, and those of the copies that a service which is not root is handed.
 NAMES = ("ovn-key.pem", "ovn-cert.pem", "ca-cert.pem")
 
-_ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
+# The service is handed copies when it starts; it may not read the files themselves.
+_RESTART = "then on this host: systemctl restart vif-agent"
+
+#: What to do about a certificate of this host that is not accepted.
+ENROLL = (
+    "enroll the host's certificates anew in the engine (Installation > Enroll Certificate), "
+    f"{_RESTART}"
+)
+
+#: What to do about a server's.
+COMPARE = f"see that both sides have certificates of one CA that have not expired, {_RESTART}"
 
 # Seconds for the openssl command.
 _TIMEOUT = 5.0
@@ -127,7 +137,7 @@ def context(credentials: Credentials) -> ssl.SSLContext:
     try:
         made.load_verify_locations(cafile=str(credentials.ca))
     except ssl.SSLError as error:
-        raise HostError(f"{credentials.ca} holds no certificate ({_reason(error)})", _ENROLL) from (
+        raise HostError(f"{credentials.ca} holds no certificate ({_reason(error)})", ENROLL) from (
             error
         )
     except OSError as error:
@@ -145,7 +155,7 @@ def expiry(certificate: Path) -> datetime.datetime:
     try:
         seconds = ssl.cert_time_to_seconds(text.strip().partition("=")[2])
     except ValueError as error:
-        raise HostError(f"{certificate} does not say when it expires", _ENROLL) from error
+        raise HostError(f"{certificate} does not say when it expires", ENROLL) from error
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
@@ -184,7 +194,7 @@ def _load_key(made: ssl.SSLContext, credentials: Credentials) -> None:
             what = (
                 f"{credentials.key} and {credentials.certificate} cannot be used ({_reason(error)})"
             )
-        raise HostError(what, _ENROLL) from error
+        raise HostError(what, ENROLL) from error
 
 
 def _openssl(*arguments: str) -> str:
@@ -206,14 +216,14 @@ def _openssl(*arguments: str) -> str:
         found = re.search(r"error \d+ at \d+ depth lookup: *(.+)", done.stdout + done.stderr)
         lines = done.stderr.strip().splitlines()
         why = found[1] if found else (lines[0] if lines else "no reason given")
-        raise HostError(f"{arguments[-1]} is not accepted ({why})", _ENROLL)
+        raise HostError(f"{arguments[-1]} is not accepted ({why})", ENROLL)
     return done.stdout
 
 
 def _unreadable(path: Path, error: OSError) -> HostError:
     if isinstance(error, PermissionError):
         return Unavailable(f"{path} may not be read by this user", "run as root")
-    return HostError(f"{path} cannot be read ({error.strerror or error})", _ENROLL)
+    return HostError(f"{path} cannot be read ({error.strerror or error})", ENROLL)
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -51,7 +51,7 @@ EDIT_TIMEOUT = 10.0
 
 _NAME = "OVN's northbound database"
 _REMEDY = "check ovn-remote, the network and the firewall on the way there, and that it runs"
-_ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
+_ENROLL = certificates.ENROLL
 
 # Milliseconds after which a silent member is asked for a sign of life; as long again, and it is
 # left for another.  A lone server has no other: it is given the library's own time.
@@ -398,7 +398,7 @@ def _refusal(peer: _Peer) -> HostError | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return HostError(
             f"the certificate of {_NAME} on {remote} is not accepted ({error.verify_message})",
-            "see that both sides have certificates of one CA that have not expired",
+            certificates.COMPARE,
         )
     alert = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     if "ALERT" in alert:

@@ -244,7 +244,7 @@ class Southbound:
         if self._credentials is None:
             raise HostError(
                 f"this host has no certificate for {remote} in {certificates.FOLDER}",
-                "enroll the host's certificates in the engine (Installation > Enroll Certificate)",
+                certificates.ENROLL,
             )
         return certificates.context(self._credentials)
 
@@ -259,7 +259,7 @@ def _failure(remote: Remote, error: Exception) -> VifError:
         return HostError(
             f"the certificate of the southbound database on {remote} is not accepted "
             f"({error.verify_message})",
-            "see that both sides have certificates of one CA that have not expired",
+            certificates.COMPARE,
         )
     hung_up = remote.kind == "ssl" and isinstance(error, (ssl.SSLEOFError, ConnectionError))
     alert = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
@@ -268,7 +268,7 @@ def _failure(remote: Remote, error: Exception) -> VifError:
         reason = alert.replace("_", " ").lower().partition("alert ")[2] or "it hangs up"
         return HostError(
             f"the southbound database on {remote} refuses this host's certificate ({reason})",
-            "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)",
+            certificates.ENROLL,
         )
     if isinstance(error, json_rpc.Refused):
         return HostError(f"the southbound database on {remote} refuses ({error})", "see its log")

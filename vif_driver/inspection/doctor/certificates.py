@@ -14,7 +14,6 @@ from vif_driver.inspection.finding import Finding, bad, of_error, ok, warning
 from vif_driver.inspection.sight import Sight
 
 _NAME = "certificate"
-_ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
 
 #: Days before its end from which on a certificate is told of.
 SOON = 30
@@ -42,7 +41,7 @@ def judge(used: Credentials) -> list[Finding]:
     """Judge three files; blocks."""
     missing = [path for path in used.files if not path.exists()]
     if missing:
-        return [bad(_NAME, f"{missing[0]} is not there", _ENROLL)]
+        return [bad(_NAME, f"{missing[0]} is not there", certificates.ENROLL)]
     try:
         certificates.require_pair(used)
         certificates.require_signed(used)
@@ -52,7 +51,7 @@ def judge(used: Credentials) -> list[Finding]:
     path = min(ends, key=lambda file: ends[file])
     days = (ends[path] - datetime.datetime.now(datetime.timezone.utc)).days
     if days < 0:
-        return [bad(_NAME, f"{path} expired on {ends[path]:%Y-%m-%d}", _ENROLL)]
+        return [bad(_NAME, f"{path} expired on {ends[path]:%Y-%m-%d}", certificates.ENROLL)]
     if days < SOON:
-        return [warning(_NAME, f"{path} expires in {days} days", _ENROLL)]
+        return [warning(_NAME, f"{path} expires in {days} days", certificates.ENROLL)]
     return [ok(_NAME, f"{used.certificate}, good until {ends[path]:%Y-%m-%d}")]
