@@ -275,9 +275,6 @@ class Switchover:
                 "OVN is too old to let two hosts have a port at a time",
                 "update OVN to 22.09 or later, or set northbound = off in vif-driver.conf",
             )
-        source = standing.chassis
-        if source is None or source == chassis:
-            return  # there is nobody to take turns with
         known = await self._connected(arrival, [subject.id])
         try:
             await known.wait_connected(PATIENCE)
@@ -296,11 +293,11 @@ class Switchover:
                 port.options,
                 port.external_ids,
                 vm_id=arrival.vm_id,
-                source=source,
+                source=standing.chassis,
                 destination=chassis,
                 strategy=strategy,
             )
-            return Edit(change.options, change.external_ids)
+            return None if change is None else Edit(change.options, change.external_ids)
 
         # Whether it was made is not known of a request without an answer.
         arrival.noted.add(subject.id)
