@@ -29,6 +29,8 @@ SETTLED = 25.0
 SOON = 10.0
 SLOW = {"bandwidth": 24}  # MiB/s
 ARRIVING = "before_device_migrate_destination"
+#: Where an agent may be doomed: what changes the row of a port.
+EDIT = "vif_driver.host.northbound:Northbound.edit"
 
 
 # ---- what is seen --------------------------------------------------------------------------------
@@ -62,9 +64,17 @@ def places(lab: Lab, port: LogicalPort) -> dict[str, set[str]]:
     }
 
 
-def wait_well(lab: Lab, probe: Probe, port: LogicalPort, host: str) -> None:
-    """Wait until a guest is reached on a host, and nothing of a migration is left anywhere."""
-    wait_bound(lab, port, host)
+def wait_well(lab: Lab, probe: Probe, port: LogicalPort, host: str, timeout: float = SOON) -> None:
+    """Wait until a guest is reached on a host, and nothing of a migration is left anywhere.
+
+    Args:
+        lab: which.
+        probe: what reaches it.
+        port: of the guest.
+        host: where the guest is.
+        timeout: seconds for OVN to have the port there.
+    """
+    wait_bound(lab, port, host, timeout)
     wait_until(lambda: probe.reaches(port.address), SOON, f"{host}: an answer of the guest")
     wait_until(lambda: is_untouched(lab, port), SETTLED, "an untouched row")
     wait_until(lambda: not any(map(pending, lab.hosts)), SETTLED, "no arrival left")
@@ -77,6 +87,16 @@ def wait_well(lab: Lab, probe: Probe, port: LogicalPort, host: str) -> None:
 def wait_bound(lab: Lab, port: LogicalPort, host: str, timeout: float = SOON) -> None:
     """Wait until a port is bound to a host."""
     wait_until(lambda: lab.central.bound_to(port.name) == host, timeout, f"the port on {host}")
+
+
+def wait_announced(lab: Lab, port: LogicalPort, source: str) -> None:
+    """Wait until OVN is told that a port moves away from a host."""
+
+    def announced() -> bool:
+        note = json.loads(row(lab, port)[1].get(NOTE, "{}"))
+        return bool(note) and note["source"] == source
+
+    wait_until(announced, 20, f"an announcement that the port moves away from {source}")
 
 
 def last_arrival(vdsm: Vdsm) -> HookRun:

@@ -20,6 +20,7 @@ from tests.lab.harness.product import Product
 from tests.lab.harness.service import Service
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.migrations import (
+    EDIT,
     SLOW,
     SOON,
     fail_to_migrate,
@@ -28,11 +29,10 @@ from tests.lab.migrations import (
     row,
     running,
     under_way,
+    wait_announced,
     wait_bound,
     wait_well,
 )
-
-EDIT = "vif_driver.host.northbound:Northbound.edit"
 
 # In a migration the destination's agent edits the row three times.
 GOES = {
@@ -87,6 +87,14 @@ def northbound(lab: Lab, port: LogicalPort) -> Iterator[Service]:
     yield server
     if not server.running:
         server.start()
+
+
+@pytest.fixture
+def northd(lab: Lab, port: LogicalPort) -> Iterator[Service]:
+    """What tells the southbound database; it goes on at the end of the test."""
+    northd = lab.central.northd
+    yield northd
+    northd.resume()
 
 
 # ---- the destination's QEMU ----------------------------------------------------------------------
@@ -302,6 +310,25 @@ def test_a_northbound_server_that_is_back_after_a_failure_has_the_row_as_it_was(
 ) -> None:
     fail_to_migrate(source, target, vm, northbound.kill)
     northbound.start()
+
+    wait_well(lab, probe, port, "hv2")
+
+
+def test_a_vm_that_comes_back_while_northd_hangs_is_announced(
+    lab: Lab,
+    northd: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with meanwhile(under_way(source, vm), northd.suspend):
+        source.migrate(vm, target, parameters=SLOW)
+
+    with meanwhile(lambda: wait_announced(lab, port, "hv1")):
+        target.migrate(vm, source, parameters=SLOW)
+    northd.resume()
 
     wait_well(lab, probe, port, "hv2")
 

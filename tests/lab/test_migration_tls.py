@@ -23,12 +23,11 @@ from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.migrations import (
-    NOTE,
     SLOW,
     last_arrival,
     meanwhile,
-    row,
     running,
+    wait_announced,
     wait_bound,
     wait_well,
 )
@@ -173,15 +172,10 @@ def fault(
     put_right(lab, agents, authorities)
 
 
-def announced(lab: Lab, port: LogicalPort) -> None:
-    """Wait until OVN is told that a port moves."""
-    wait_until(lambda: NOTE in row(lab, port)[1], 20, "an announcement")
-
-
 def test_by_tls_the_move_is_coordinated(
     lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
 ) -> None:
-    with meanwhile(lambda: announced(lab, port)):
+    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
         source.migrate(vm, target, parameters=SLOW)
 
     wait_bound(lab, port, "hv1", 1)
@@ -239,7 +233,7 @@ def test_with_the_right_certificate_in_its_place_the_next_move_is_coordinated(
     target.migrate(vm, source)
     put_right(lab, agents, authorities)
 
-    with meanwhile(lambda: announced(lab, port)):
+    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
         source.migrate(vm, target, parameters=SLOW)
 
     wait_well(lab, probe, port, "hv1")
