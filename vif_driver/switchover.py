@@ -84,18 +84,32 @@ def note_of(external_ids: Mapping[str, str]) -> Note | None:
 
 
 def announce(
-    port: LogicalSwitchPort, *, vm_id: str, source: str, destination: str, strategy: str
-) -> Edit:
+    port: LogicalSwitchPort,
+    *,
+    vm_id: str,
+    source: str | None,
+    destination: str,
+    strategy: str,
+) -> Edit | None:
     """Let the destination bind the port in addition to the source.
 
     Args:
         port: as it is now.
         vm_id: the VM.
-        source: the chassis that has the port.
+        source: the chassis that has the port by the southbound database; None if none has.
         destination: the chassis that is to have it.
         strategy: what the destination waits for before it takes part, such as ``rarp``.
+
+    Returns:
+        None if there is nobody to take turns with.
     """
     note = note_of(port.external_ids)
+    if note is not None and note.destination != destination:
+        # Of a move that has just ended northd may have told the southbound database nothing yet.
+        ended = port.options.get(REQUESTED) == note.ours[REQUESTED] == note.destination
+        source = note.destination if ended else source
+    if source is None or source == destination:
+        return None
     current = {key: port.options.get(key) for key in (REQUESTED, STRATEGY)}
     if note is not None:
         # Of a migration whose end nobody has seen: what was before that one counts.

@@ -252,14 +252,15 @@ AGENT_WAS_KILLED = "/run/agent-was-killed"
 
 @pytest.fixture
 def doomed(host: Hypervisor, installed: list[Product]) -> Iterator[DoomedMaker]:
-    """Start an agent that kills itself once: ``doomed(point, supervised=False)``.
+    """Start an agent that kills itself once: ``doomed(point, supervised=False, frozen=False)``.
 
+    One that is frozen stops instead until its ``resume()``.
     After the test no agent runs on the first hypervisor.
     """
     started: list[Service] = []
 
-    def start(point: Point, *, supervised: bool = False) -> Service:
-        options = ["--supervised"] if supervised else []
+    def start(point: Point, *, supervised: bool = False, frozen: bool = False) -> Service:
+        options = ["--supervised"] * supervised + ["--frozen"] * frozen
         words = [str(word) for word in point]
         argv = ["python3", "-I", DOOMED_AGENT, *options, *words, AGENT_WAS_KILLED]
         ready = lambda: host.exists(SOCKET)  # noqa: E731

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,10 +19,8 @@ from tests.lab.harness.pings import INTERVAL, Probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.harness.vdsm_hooks import HookError
+from tests.lab.migrations import NOTE, SETTLED, is_untouched, row
 
-NOTE = "vif-driver-migration"
-# Seconds after which a migration is dealt with to the end; see SETTLE of the agent.
-SETTLED = 25.0
 SLOW = {"bandwidth": 8}  # MiB/s
 BRISK = {"bandwidth": 16}
 
@@ -56,33 +53,14 @@ def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
     ended(vm, source, target)
 
 
-def row(lab: Lab, port: LogicalPort) -> tuple[dict[str, str], dict[str, str]]:
-    """Give options and external_ids of a logical switch port."""
-    columns = "--columns=options,external_ids"
-    found = lab.central.nbctl(
-        "--format=json", columns, "find", "Logical_Switch_Port", f"name={port.name}"
-    )
-    ((options, ids),) = json.loads(found)["data"]
-    return dict(options[1]), dict(ids[1])
-
-
 def bound_to(lab: Lab, port: LogicalPort) -> str:
     """Give the name of the chassis that a port is bound to."""
     return lab.central.bound_to(port.name)
 
 
-def has_nothing_of_ours(lab: Lab, port: LogicalPort) -> bool:
-    options, ids = row(lab, port)
-    return (
-        "requested-chassis" not in options
-        and "activation-strategy" not in options
-        and NOTE not in ids
-    )
-
-
 def settled(lab: Lab, port: LogicalPort) -> None:
     """Wait until nothing of ours is left in the port's row."""
-    wait_until(lambda: has_nothing_of_ours(lab, port), SETTLED, "an untouched row")
+    wait_until(lambda: is_untouched(lab, port), SETTLED, "an untouched row")
 
 
 def claims(lab: Lab, port: LogicalPort) -> int:

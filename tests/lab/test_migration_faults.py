@@ -6,12 +6,7 @@ VMs are started on hv2 and move to hv1, where the probe is and where agents may 
 
 from __future__ import annotations
 
-import json
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import libvirt
 import pytest
@@ -19,24 +14,26 @@ import pytest
 from tests.lab.conftest import AGENT_WAS_KILLED, Configure, DoomedMaker, Point, PortMaker
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort
 from tests.lab.harness.pings import Probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.service import Service
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
-from tests.lab.harness.vdsm_hooks import HookRun
-from tests.lab.harness.vm_start import pending
-
-NOTE = "vif-driver-migration"
-# Seconds after which a migration is dealt with to the end; see SETTLE of the agent.
-SETTLED = 25.0
-# Seconds within which a guest is reached, and a port bound, after something has died.
-SOON = 10.0
-SLOW = {"bandwidth": 24}  # MiB/s
-ARRIVING = "before_device_migrate_destination"
-
-EDIT = "vif_driver.host.northbound:Northbound.edit"
+from tests.lab.migrations import (
+    EDIT,
+    SLOW,
+    SOON,
+    fail_to_migrate,
+    is_untouched,
+    last_arrival,
+    meanwhile,
+    row,
+    running,
+    under_way,
+    wait_announced,
+    wait_bound,
+    wait_well,
+)
 
 # In a migration the destination's agent edits the row three times.
 GOES = {
@@ -76,15 +73,6 @@ def port(new_port: PortMaker) -> LogicalPort:
     return new_port()
 
 
-def running(vdsm: Vdsm, name: str, *ports: LogicalPort) -> Vm:
-    """Start a VM with these ports, and wait for its addresses."""
-    vm = Vm(name, [Nic.ovn(port.name, port.mac) for port in ports])
-    vdsm.create_vm(vm)
-    for port in ports:
-        vm.running.wait_lease(port.mac)
-    return vm
-
-
 @pytest.fixture
 def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
     """A VM with that port, running, with its address."""
@@ -102,93 +90,12 @@ def northbound(lab: Lab, port: LogicalPort) -> Iterator[Service]:
         server.start()
 
 
-# ---- what is seen --------------------------------------------------------------------------------
-
-
-def row(lab: Lab, port: LogicalPort) -> tuple[dict[str, str], dict[str, str]]:
-    """Give options and external_ids of a logical switch port."""
-    columns = "--columns=options,external_ids"
-    found = lab.central.nbctl(
-        "--format=json", columns, "find", "Logical_Switch_Port", f"name={port.name}"
-    )
-    ((options, ids),) = json.loads(found)["data"]
-    return dict(options[1]), dict(ids[1])
-
-
-def is_untouched(lab: Lab, port: LogicalPort) -> bool:
-    """Whether nothing of ours is in a port's row."""
-    options, ids = row(lab, port)
-    return not {"requested-chassis", "activation-strategy"} & options.keys() and NOTE not in ids
-
-
-def places(lab: Lab, port: LogicalPort) -> dict[str, set[str]]:
-    """Tell what each host has of a port: its tap, and the port of its tap."""
-    tap = f"tap{port.name[:11]}"
-    return {
-        host.name: {
-            *({"device"} if tap in host.devices() else ()),
-            *({"port"} if tap in host.ovs.ports() else ()),
-        }
-        for host in lab.hosts
-    }
-
-
-def wait_well(lab: Lab, probe: Probe, port: LogicalPort, host: str) -> None:
-    """Wait until a guest is reached on a host, and nothing of a migration is left anywhere."""
-    wait_bound(lab, port, host)
-    wait_until(lambda: probe.reaches(port.address), SOON, f"{host}: an answer of the guest")
-    wait_until(lambda: is_untouched(lab, port), SETTLED, "an untouched row")
-    wait_until(lambda: not any(map(pending, lab.hosts)), SETTLED, "no arrival left")
-    assert places(lab, port) == {
-        each.name: {"device", "port"} if each.name == host else set() for each in lab.hosts
-    }
-    assert lab.central.bound_to(port.name) == host
-
-
-def wait_bound(lab: Lab, port: LogicalPort, host: str, timeout: float = SOON) -> None:
-    """Wait until a port is bound to a host."""
-    wait_until(lambda: lab.central.bound_to(port.name) == host, timeout, f"the port on {host}")
-
-
-def last_arrival(vdsm: Vdsm) -> HookRun:
-    """Give the last run of the destination's hook."""
-    return vdsm.hooks.runs_of(ARRIVING)[-1]
-
-
-# ---- what is done --------------------------------------------------------------------------------
-
-
-@contextmanager
-def meanwhile(*actions: Callable[[], object]) -> Iterator[None]:
-    """Do something beside the block, one after the other; its error counts."""
-
-    def act() -> None:
-        for action in actions:
-            action()
-
-    with ThreadPoolExecutor(1) as pool:
-        acting = pool.submit(act)
-        yield
-    acting.result()
-
-
-def under_way(source: Vdsm, vm: Vm) -> Callable[[], object]:
-    """Wait, when it is called, until a VM's migration is well under way."""
-    domain: Any = source.host.libvirt.domain(vm.id)
-    return lambda: wait_until(lambda: domain.jobInfo()[4] > 8 << 20, 20, "a migration under way")
-
-
-def kill_qemu(vdsm: Vdsm, vm: Vm) -> None:
-    """Kill the process of a VM on a host."""
-    pid = int(vdsm.host.read(f"/run/libvirt/qemu/{vm.name}.pid"))
-    vdsm.host.signal_process(pid, signal.SIGKILL)
-
-
-def fail_to_migrate(source: Vdsm, target: Vdsm, vm: Vm, *before: Callable[[], object]) -> None:
-    """Migrate a VM whose process on the target is killed in the middle, after something else."""
-    killing = meanwhile(under_way(source, vm), *before, lambda: kill_qemu(target, vm))
-    with killing, pytest.raises(libvirt.libvirtError):
-        source.migrate(vm, target, parameters=SLOW)
+@pytest.fixture
+def northd(lab: Lab, port: LogicalPort) -> Iterator[Service]:
+    """What tells the southbound database; it goes on at the end of the test."""
+    northd = lab.central.northd
+    yield northd
+    northd.resume()
 
 
 # ---- the destination's QEMU ----------------------------------------------------------------------
@@ -404,6 +311,25 @@ def test_a_northbound_server_that_is_back_after_a_failure_has_the_row_as_it_was(
 ) -> None:
     fail_to_migrate(source, target, vm, northbound.kill)
     northbound.start()
+
+    wait_well(lab, probe, port, "hv2")
+
+
+def test_a_vm_that_comes_back_while_northd_hangs_is_announced(
+    lab: Lab,
+    northd: Service,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with meanwhile(under_way(source, vm), northd.suspend):
+        source.migrate(vm, target, parameters=SLOW)
+
+    with meanwhile(lambda: wait_announced(lab, port, "hv1")):
+        target.migrate(vm, source, parameters=SLOW)
+    northd.resume()
 
     wait_well(lab, probe, port, "hv2")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.conftest import new_mac
+from tests.lab.harness.certificates import give
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import PHYSICAL_BRIDGE, Hypervisor
 from tests.lab.harness.lab import Lab
@@ -19,7 +20,7 @@ from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.vifctl import bad, broken, vifctl
 from tests.unit.southbound_server import Authority
-from vif_driver.host.certificates import Credentials
+from vif_driver.host.certificates import FOLDER
 
 PORT = "6ce2b2ac-3f07-4f0b-8a7d-2c8f0a2c6a3e"
 TAP = f"tap{PORT[:11]}"
@@ -265,26 +266,14 @@ def test_the_doctor_names_an_integration_bridge_that_is_gone(host: Hypervisor, v
 
 
 def test_a_host_that_reaches_ovn_by_tls(lab: Lab, host: Hypervisor, vm: Vm) -> None:
-    folder = "/etc/pki/vdsm/ovn"
     authority = Authority.make(Path(host.path("/root")) / "ca")
-    mine, soon = authority.sign("hv1"), authority.sign("soon", days=7)
-    theirs = authority.sign("central")
-
-    def put(credentials: Credentials) -> None:
-        for path, name in zip(credentials.files, ("ovn-key", "ovn-cert", "ca-cert")):
-            host.write(f"{folder}/{name}.pem", path.read_text())
-
-    for path, name in zip(theirs.files, ("key", "cert", "ca")):
-        lab.central.write(f"/etc/ovn/{name}.pem", path.read_text())
-    lab.central.sbctl("set-ssl", *(f"/etc/ovn/{name}.pem" for name in ("key", "cert", "ca")))
-    lab.central.sbctl("set-connection", "pssl:6642:0.0.0.0")
-    put(mine)
-    files = [f"{folder}/{name}.pem" for name in ("ovn-key", "ovn-cert", "ca-cert")]
+    lab.central.listen("sb", authority.sign("central"))
+    files = map(str, give(host, authority.sign("hv1")).files)
     host.vsctl("set-ssl", *files)
     set_external_id("ovn-remote", '"ssl:192.0.2.1:6642"')(host)
 
     def heal() -> None:
-        lab.central.sbctl("set-connection", "ptcp:6642:0.0.0.0")
+        lab.central.listen("sb")
         restore("ovn-remote")(host)
         host.vsctl("del-ssl")
         wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "a healthy host")
@@ -292,15 +281,15 @@ def test_a_host_that_reaches_ovn_by_tls(lab: Lab, host: Hypervisor, vm: Vm) -> N
     with broken(heal):
         wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "a host that is well by TLS")
         well = vifctl(host, "doctor")
-        put(soon)
+        give(host, authority.sign("soon", days=7))
         late = vifctl(host, "doctor")
-        host.run(f"rm {folder}/ovn-cert.pem")
+        host.path(FOLDER / "ovn-cert.pem").unlink()
         gone = vifctl(host, "doctor")
 
     assert "ovn-cert.pem, good until" in well.text("certificate")
     assert well.text("ovn-remote") == "ssl:192.0.2.1:6642: it answers, 2 hosts"
     assert (late.status, late.text("certificate")) == (
         0,
-        f"{folder}/ovn-cert.pem expires in 6 days",
+        f"{FOLDER}/ovn-cert.pem expires in 6 days",
     )
-    assert bad(gone)["certificate"] == f"{folder}/ovn-cert.pem is not there"
+    assert bad(gone)["certificate"] == f"{FOLDER}/ovn-cert.pem is not there"

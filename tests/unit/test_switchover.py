@@ -35,7 +35,7 @@ class Port:
             self.external_ids = _changed(self.external_ids, edit.external_ids)
         return self
 
-    def announced(self, source: str = "hv1", destination: str = "hv2") -> Port:
+    def announced(self, source: str | None = "hv1", destination: str = "hv2") -> Port:
         return self.apply(
             switchover.announce(
                 self.row, vm_id=VM, source=source, destination=destination, strategy="rarp"
@@ -130,6 +130,13 @@ def test_what_was_waited_for_before_comes_back_if_the_guest_stays(
     port.announced().unblocked().undone()
 
     assert (port.options, port.external_ids) == (before, PROVIDERS[1])
+
+
+@pytest.mark.parametrize("source", [None, "hv2"])
+def test_a_port_that_nobody_else_has_is_left_alone(port: Port, source: str | None) -> None:
+    port.announced(source, "hv2")
+
+    assert (port.options, port.external_ids) == PROVIDERS
 
 
 def test_the_destination_alone_may_once_switched(port: Port) -> None:
@@ -273,6 +280,34 @@ def test_a_late_undo_leaves_the_next_migration_alone(port: Port) -> None:
     port.undone("hv2")
 
     assert port.options[REQUESTED] == "hv2,hv3"
+
+
+@pytest.mark.parametrize("told", [None, "hv1", "hv3"])
+def test_a_move_that_northd_has_not_seen_yet_has_ended_where_the_guest_runs(
+    port: Port, told: str | None
+) -> None:
+    port.announced("hv1", "hv2").switched("hv2")
+
+    port.announced(told, "hv3")
+
+    assert port.options[REQUESTED] == "hv2,hv3"
+
+
+def test_a_move_that_has_not_ended_has_the_guest_where_the_port_is(port: Port) -> None:
+    port.announced("hv1", "hv2")
+
+    port.announced("hv1", "hv3")
+
+    assert port.options[REQUESTED] == "hv1,hv3"
+
+
+def test_a_host_that_the_provider_named_since_has_the_port(port: Port) -> None:
+    port.announced("hv1", "hv2").switched("hv2")
+    port.options[REQUESTED] = "hv4"
+
+    port.announced("hv4", "hv3")
+
+    assert port.options[REQUESTED] == "hv4,hv3"
 
 
 def test_another_host_does_not_switch_it(port: Port) -> None:

@@ -15,6 +15,7 @@ from vif_driver.config import Config
 from vif_driver.errors import HostError
 from vif_driver.host.domains import State
 from vif_driver.host.southbound import Standing
+from vif_driver.switchover import NOTE, Note
 
 from . import moving_vm
 from .conftest import VM_ID, VNIC_ID
@@ -109,6 +110,26 @@ def test_a_port_that_this_host_has_is_left_alone(
         return told, moving.row()
 
     assert play(scenario) == ([""], UNTOUCHED)
+
+
+def test_a_vm_that_comes_back_before_northd_saw_it_go_is_announced(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stands(monkeypatch, Standing(HERE, is_registered=True, shares_ports=True))
+    there = {"requested-chassis": SOURCE, "activation-strategy": None}
+    before = dict.fromkeys(there)
+    note = Note(VM_ID, source=HERE, destination=SOURCE, before=before, ours=there)
+
+    async def scenario(moving: Moving) -> Any:
+        moving.provider.northbound.write(
+            FIRST.id,
+            options={**BEFORE, "requested-chassis": SOURCE},
+            external_ids={NOTE: note.encode()},
+        )
+        await moving.announces()
+        return moving.row()
+
+    assert play(scenario) == ANNOUNCED
 
 
 def test_a_host_that_ovn_does_not_know_is_refused(play: Play) -> None:

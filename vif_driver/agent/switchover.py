@@ -243,9 +243,6 @@ class Switchover:
                 "OVN is too old to let two hosts have a port at a time",
                 "update OVN to 22.09 or later, or set northbound = off in vif-driver.conf",
             )
-        source = standing.chassis
-        if source is None or source == chassis:
-            return  # there is nobody to take turns with
         known = await self._connected(arrival, [subject.id])
         try:
             await known.wait_connected(PATIENCE)
@@ -263,7 +260,7 @@ class Switchover:
             return switchover.announce(
                 port,
                 vm_id=arrival.vm_id,
-                source=source,
+                source=standing.chassis,
                 destination=chassis,
                 strategy=strategy,
             )

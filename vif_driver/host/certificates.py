@@ -20,8 +20,17 @@ FOLDER = Path("/etc/pki/vdsm/ovn")
 #: Their names there, and those of the copies that a service which is not root is handed.
 NAMES = ("ovn-key.pem", "ovn-cert.pem", "ca-cert.pem")
 
-#: What to do where it cannot be used.
-ENROLL = "enroll the host's certificates anew in the engine (Installation > Enroll Certificate)"
+# The service is handed copies when it starts; it may not read the files themselves.
+_RESTART = "then on this host: systemctl restart vif-agent"
+
+#: What to do about a certificate of this host that is not accepted.
+ENROLL = (
+    "enroll the host's certificates anew in the engine (Installation > Enroll Certificate), "
+    f"{_RESTART}"
+)
+
+#: What to do about a server's.
+COMPARE = f"see that both sides have certificates of one CA that have not expired, {_RESTART}"
 
 # Seconds for the openssl command.
 _TIMEOUT = 5.0
@@ -154,7 +163,7 @@ def refusal(server: str, error: Exception) -> HostError | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return HostError(
             f"the certificate of {server} is not accepted ({error.verify_message})",
-            "see that both sides have certificates of one CA that have not expired",
+            COMPARE,
         )
     alert = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     if "ALERT" in alert:

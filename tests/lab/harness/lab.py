@@ -15,6 +15,7 @@ from .deadline import wait_until
 from .hypervisor import MANAGEMENT, UNDERLAY, UNDERLAY_MTU, Hypervisor
 from .machine import PROJECT, Cable, Machine
 from .ovn_central import Central
+from .ovn_cluster import ClusteredCentral
 from .systemd_hypervisor import SystemdHypervisor
 
 CENTRAL_ADDRESS = "192.0.2.1"
@@ -40,6 +41,7 @@ class Lab:
         ovn: with a central machine, and hosts that run ovn-controller.
         start: start everything; otherwise the machines are only there to be started.
         systemd: hypervisors on which systemd is pid 1, and starts the daemons.
+        clustered: OVN's northbound database has three members.
         more: of every hypervisor, as for :class:`Hypervisor`.
 
     Attributes:
@@ -55,6 +57,7 @@ class Lab:
         ovn: bool = True,
         start: bool = True,
         systemd: bool = False,
+        clustered: bool = False,
         **more: Any,
     ) -> None:
         self.anchor = Anchor()
@@ -65,7 +68,8 @@ class Lab:
             Cable("eth0", UNDERLAY, f"{CENTRAL_ADDRESS}/24", UNDERLAY_MTU),
             Cable("eth1", MANAGEMENT, f"{CENTRAL_MANAGEMENT}/24"),
         )
-        self.central = Central(self.anchor, "central", cables=cables, hosts=self.names)
+        kind = ClusteredCentral if clustered else Central
+        self.central = kind(self.anchor, "central", cables=cables, hosts=self.names)
         self.hosts: list[Hypervisor] = []
         for number in range(1, hypervisors + 1):
             self.add_hypervisor(f"hv{number}", ovn=ovn, systemd=systemd, **more)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
+from vif_driver.host.certificates import Credentials
+
+from .certificates import give
 from .machine import Machine
 from .service import Service
 
@@ -16,6 +19,7 @@ DATABASES = {
     "nb": ("OVN_Northbound", "NB_Global", 6641),
     "sb": ("OVN_Southbound", "SB_Global", 6642),
 }
+SCHEMAS = {kind: f"/usr/share/ovn/ovn-{kind}.ovsschema" for kind in DATABASES}
 LOGS = ("/var/log/ovn",)
 
 
@@ -56,6 +60,11 @@ class LogicalPort:
     network: str = field(default="")
 
 
+def socket_of(server: Service) -> str:
+    """Where a server of a database is reached on its machine."""
+    return f"unix:/run/ovn/{server.name}_db.sock"
+
+
 class Central(Machine):
     """The machine that runs OVN's databases and northd."""
 
@@ -66,29 +75,44 @@ class Central(Machine):
 
     def services(self) -> list[Service]:
         """The daemons, in the order of their start."""
-        return [*(self.database(kind) for kind in DATABASES), self.northd]
+        return [*(server for kind in DATABASES for server in self.servers(kind)), self.northd]
+
+    def servers(self, kind: str) -> list[Service]:
+        """The servers of the database ``nb`` or ``sb``."""
+        return [self.database(kind)]
 
     def database(self, kind: str) -> Service:
-        """The server of the database ``nb`` or ``sb``."""
+        """The server of the database ``nb`` or ``sb``, where it is one alone."""
         schema, table, _ = DATABASES[kind]
-        stem = f"/run/ovn/ovn{kind}_db"
+        return self.server(kind, kind, f"db:{schema},{table},connections")
+
+    def server(self, kind: str, member: str, remote: str) -> Service:
+        """A server of a database.
+
+        Args:
+            kind: of the database.
+            member: what its files are called for.
+            remote: where it listens besides its socket.
+        """
+        schema = DATABASES[kind][0]
+        stem = f"/run/ovn/ovn{member}_db"
         argv = [
             "ovsdb-server",
-            f"/var/lib/ovn/ovn{kind}.db",
+            f"/var/lib/ovn/ovn{member}.db",
             f"--remote=punix:{stem}.sock",
-            f"--remote=db:{schema},{table},connections",
+            f"--remote={remote}",
             f"--private-key=db:{schema},SSL,private_key",
             f"--certificate=db:{schema},SSL,certificate",
             f"--ca-cert=db:{schema},SSL,ca_cert",
             f"--unixctl={stem}.ctl",
             f"--pidfile={stem}.pid",
-            f"--log-file=/var/log/ovn/ovsdb-server-{kind}.log",
+            f"--log-file=/var/log/ovn/ovsdb-server-{member}.log",
             "-vconsole:off",
             "--detach",
             "--no-chdir",
         ]
-        log = f"/var/log/ovn/ovsdb-server-{kind}"
-        name = f"ovn{kind}"
+        log = f"/var/log/ovn/ovsdb-server-{member}"
+        name = f"ovn{member}"
         return Service(self, name, argv, pidfile=f"{stem}.pid", detaches=True, log=log)
 
     @property
@@ -96,8 +120,8 @@ class Central(Machine):
         """The translator between the two databases."""
         argv = [
             "ovn-northd",
-            "--ovnnb-db=unix:/run/ovn/ovnnb_db.sock",
-            "--ovnsb-db=unix:/run/ovn/ovnsb_db.sock",
+            f"--ovnnb-db={self.sockets('nb')}",
+            f"--ovnsb-db={self.sockets('sb')}",
             "--unixctl=/run/ovn/ovn-northd.ctl",
             "--pidfile=/run/ovn/ovn-northd.pid",
             "--log-file=/var/log/ovn/ovn-northd.log",
@@ -113,16 +137,46 @@ class Central(Machine):
         """Boot it if need be, and start databases and northd; returns when they answer."""
         if not self.powered:
             self.boot()
-        for kind, (_, _, port) in DATABASES.items():
-            if not self.exists(f"/var/lib/ovn/ovn{kind}.db"):
-                schema = f"/usr/share/ovn/ovn-{kind}.ovsschema"
-                self.run(["ovsdb-tool", "create", f"/var/lib/ovn/ovn{kind}.db", schema])
-            self.database(kind).start()
-            control = self.nbctl if kind == "nb" else self.sbctl
-            control("init", "--", "set-connection", f"ptcp:{port}:0.0.0.0")
+        for kind in DATABASES:
+            self.start_database(kind)
         self.northd.start()
 
+    def start_database(self, kind: str) -> None:
+        """Start the server of the database ``nb`` or ``sb``, with an empty one if there is none."""
+        file = f"/var/lib/ovn/ovn{kind}.db"
+        if not self.exists(file):
+            self.run(["ovsdb-tool", "create", file, SCHEMAS[kind]])
+        self.database(kind).start()
+        control = self.nbctl if kind == "nb" else self.sbctl
+        control("init")
+        self.listen(kind)
+
+    def listen(self, kind: str, credentials: Credentials | None = None) -> None:
+        """Have the database ``nb`` or ``sb`` listen for the hosts.
+
+        Args:
+            kind: of the database.
+            credentials: with TLS, and these; in the clear without.
+        """
+        control = self.nbctl if kind == "nb" else self.sbctl
+        port = DATABASES[kind][2]
+        if credentials is None:
+            control("set-connection", f"ptcp:{port}:0.0.0.0")
+            return
+        # A folder for each: of files that change the server might see the one before the other.
+        name = f"{credentials.certificate.parent.name}-{credentials.certificate.stem}"
+        files = map(str, give(self, credentials, Path("/etc/ovn", name)).files)
+        control("set-ssl", *files, "--", "set-connection", f"pssl:{port}:0.0.0.0")
+
     # ---- control -----------------------------------------------------------------------------
+
+    def sockets(self, kind: str) -> str:
+        """Where the database ``nb`` or ``sb`` is reached on this machine, all servers of it."""
+        return ",".join(socket_of(server) for server in self.servers(kind))
+
+    def asked(self, kind: str) -> Service:
+        """The server of the database ``nb`` or ``sb`` that is asked about it here."""
+        return self.database(kind)
 
     def nbctl(self, *arguments: str, timeout: float = 30.0) -> str:
         """Run ovn-nbctl and return its output."""
@@ -133,7 +187,7 @@ class Central(Machine):
         return self._control("ovn-sbctl", "sb", arguments, timeout)
 
     def _control(self, tool: str, kind: str, arguments: Sequence[str], timeout: float) -> str:
-        database = f"--db=unix:/run/ovn/ovn{kind}_db.sock"
+        database = f"--db={socket_of(self.asked(kind))}"
         limit = f"--timeout={max(1, round(timeout))}"
         return self.output([tool, database, limit, *arguments], timeout=timeout + 5)
 

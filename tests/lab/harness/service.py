@@ -182,4 +182,6 @@ class Service:
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)  # nsenter stops when its child does
         self.machine.signal_process(self.pid, signal.SIGCONT)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """vif-agent, killed by SIGKILL at a given point of its code, once.
 
-``doomed_agent.py [--supervised] MODULE:NAME before|after COUNT FLAG``: NAME is a function or a
-method of the installed package.  The process kills itself before the COUNTth call of it, or after
-it; the file FLAG says that it has, so that the next agent lives.
+``doomed_agent.py [--supervised|--frozen] MODULE:NAME before|after COUNT FLAG``: NAME is a function
+or a method of the installed package.  The process kills itself before the COUNTth call of it, or
+after it; the file FLAG says that it has, so that the next agent lives.
+
+With ``--frozen`` it stops itself there instead (SIGSTOP), until somebody lets it go on.
 
 With ``--supervised`` it is started as systemd would: this process makes the socket, keeps it open,
 and starts the agent again whenever it dies.
@@ -32,17 +34,19 @@ FOLDERS = [Path("/run/vif-driver", name) for name in (".", "starting", "released
 FIRST_HANDED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 
-def doom(function: str, when: str, count: int, flag: Path) -> None:
-    """Have the process kill itself at a call of a function."""
+def doom(function: str, when: str, count: int, flag: Path, number: int) -> None:
+    """Have the process send itself a signal at a call of a function."""
     module, _, path = function.partition(":")
     owner: Any = importlib.import_module(module)
     *outer, name = path.split(".")
     for step in outer:
         owner = getattr(owner, step)
-    setattr(owner, name, deadly(getattr(owner, name), when, count, flag))
+    setattr(owner, name, deadly(getattr(owner, name), when, count, flag, number))
 
 
-def deadly(function: Callable[..., Any], when: str, count: int, flag: Path) -> Callable[..., Any]:
+def deadly(
+    function: Callable[..., Any], when: str, count: int, flag: Path, number: int
+) -> Callable[..., Any]:
     """Wrap a function so that one call of it is deadly."""
     calls = 0
 
@@ -52,7 +56,7 @@ def deadly(function: Callable[..., Any], when: str, count: int, flag: Path) -> C
             calls += 1
         if point == when and calls == count and not flag.exists():
             flag.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -118,7 +122,8 @@ def main() -> None:
     *options, function, when, count, flag = sys.argv[1:]
     if options == ["--supervised"]:
         supervise()
-    doom(function, when, int(count), Path(flag))
+    number = signal.SIGSTOP if options == ["--frozen"] else signal.SIGKILL
+    doom(function, when, int(count), Path(flag), number)
     serve()
 
 

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Live migration where OVN's northbound database speaks TLS, and what a bad certificate costs.
+
+The agents are services, which are handed the host's certificate when they start.  VMs are started
+on hv2 and move to hv1, where the probe is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab.conftest import CONFIGURATION, PortMaker
+from tests.lab.harness.certificates import give
+from tests.lab.harness.deadline import wait_until
+from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
+from tests.lab.harness.ovn_central import LogicalPort
+from tests.lab.harness.pings import Probe
+from tests.lab.harness.product import SystemdProduct
+from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
+from tests.lab.harness.vdsm import Vdsm, Vm, ended
+from tests.lab.migrations import (
+    SLOW,
+    last_arrival,
+    meanwhile,
+    running,
+    wait_announced,
+    wait_bound,
+    wait_well,
+)
+from tests.unit.southbound_server import Authority
+from vif_driver.host.certificates import Credentials
+
+SETTINGS = f"[migration]\nnorthbound = ssl:{CENTRAL_ADDRESS}:6641\n"
+ENROLL = "enroll the host's certificates anew in the engine"
+RESTART = "then on this host: systemctl restart vif-agent"
+# Seconds within which a port works that is plugged anew.
+PLUG = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Authorities:
+    """The CA of the deployment, and one that nobody here knows."""
+
+    ours: Authority
+    theirs: Authority
+
+    def sign(self, name: str) -> Credentials:
+        """Make a certificate that everybody here accepts."""
+        return self.ours.sign(name)
+
+    def sign_strange(self, name: str) -> Credentials:
+        """Make one of the foreign CA, for somebody who knows ours."""
+        return dataclasses.replace(self.theirs.sign(name), ca=self.ours.certificate)
+
+    def sign_expired(self, name: str) -> Credentials:
+        """Make one that has expired."""
+        return self.ours.sign(f"late-{name}", days=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A certificate that is not accepted.
+
+    Attributes:
+        make: gives it.
+        on_host: it is that of the destination, not the server's.
+        told: what is wrong, and what to do about it; a pattern.
+    """
+
+    make: Callable[[Authorities, str], Credentials]
+    on_host: bool
+    told: str
+
+
+REFUSED = rf".* refuses this host's certificate \(%s\); {ENROLL} .*, {RESTART}"
+FAULTS = {
+    "the host's is of a foreign CA": Fault(Authorities.sign_strange, True, REFUSED % "unknown ca"),
+    "the host's has expired": Fault(
+        Authorities.sign_expired, True, REFUSED % "certificate expired"
+    ),
+    "the server's is of a foreign CA": Fault(
+        Authorities.sign_strange,
+        False,
+        r"the certificate of OVN's northbound database on .* is not accepted \(.*issuer.*\); "
+        rf"see that both sides have certificates of one CA .*, {RESTART}",
+    ),
+}
+wrong = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys(), indirect=True)
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
+    """Two CAs."""
+    folder = tmp_path_factory.mktemp("ca")
+    return Authorities(Authority.make(folder / "ours"), Authority.make(folder / "theirs"))
+
+
+@pytest.fixture(scope="module")
+def lab(authorities: Authorities) -> Iterator[Lab]:
+    """Two hypervisors with systemd, and an OVN that takes changes by TLS alone."""
+    with Lab(hypervisors=2, systemd=True) as started:
+        started.central.listen("nb", authorities.sign("server"))
+        yield started
+
+
+@pytest.fixture(scope="module")
+def agents(lab: Lab, authorities: Authorities) -> list[SystemdProduct]:
+    """The product on every hypervisor, which runs, and has a certificate."""
+    products = []
+    for host in lab.hosts:
+        assert isinstance(host, SystemdHypervisor)
+        products.append(SystemdProduct(host))
+        products[-1].install()
+        host.write(CONFIGURATION, SETTINGS)
+        give(host, authorities.sign(host.name))
+        products[-1].start()
+    return products
+
+
+@pytest.fixture
+def source(lab: Lab, agents: list[SystemdProduct], no_guests_left: None) -> Vdsm:
+    """VDSM of the host where VMs are started."""
+    return Vdsm(lab.hosts[1])
+
+
+@pytest.fixture
+def target(lab: Lab, agents: list[SystemdProduct]) -> Vdsm:
+    """VDSM of the host where they go."""
+    return Vdsm(lab.hosts[0])
+
+
+@pytest.fixture
+def port(new_port: PortMaker) -> LogicalPort:
+    """A logical switch port."""
+    return new_port()
+
+
+@pytest.fixture
+def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
+    """A VM with that port, running, with its address."""
+    vm = running(source, "migrant", port)
+    yield vm
+    ended(vm, source, target)
+
+
+def put_right(lab: Lab, agents: list[SystemdProduct], authorities: Authorities) -> None:
+    """Do what is told to be done about a bad certificate."""
+    lab.central.listen("nb", authorities.sign("server"))
+    give(lab.hosts[0], authorities.sign("hv1"))
+    agents[0].agent.restart()
+
+
+@pytest.fixture
+def fault(
+    request: pytest.FixtureRequest,
+    lab: Lab,
+    agents: list[SystemdProduct],
+    authorities: Authorities,
+) -> Iterator[Fault]:
+    """A certificate that is not accepted, until the end of the test."""
+    fault: Fault = request.param
+    if fault.on_host:
+        give(lab.hosts[0], fault.make(authorities, "hv1"))
+        agents[0].agent.restart()
+    else:
+        lab.central.listen("nb", fault.make(authorities, "server"))
+    yield fault
+    put_right(lab, agents, authorities)
+
+
+def test_by_tls_the_move_is_coordinated(
+    lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
+        source.migrate(vm, target, parameters=SLOW)
+
+    wait_bound(lab, port, "hv1", 1)
+    wait_well(lab, probe, port, "hv1")
+    assert last_arrival(target).stderr == ""
+
+
+def test_by_tls_the_guest_goes_on_answering(
+    probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
+) -> None:
+    with probe.ping(port.address) as pings:
+        source.migrate(vm, target)
+        wait_until(lambda: probe.reaches(port.address), PLUG, "an answer of the guest")
+
+    assert pings.outage < PLUG
+
+
+@wrong
+def test_with_a_bad_certificate_the_port_follows_and_it_is_told(
+    lab: Lab,
+    agents: list[SystemdProduct],
+    fault: Fault,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    with probe.ping(port.address) as pings:
+        source.migrate(vm, target)
+        wait_until(lambda: probe.reaches(port.address), PLUG, "an answer of the guest")
+
+    wait_well(lab, probe, port, "hv1")
+    assert pings.outage < PLUG
+    hook = last_arrival(target)
+    assert hook.status == 0
+    assert hook.seconds < PLUG
+    assert re.search(f"is not coordinated: {fault.told}", hook.stderr)
+    assert re.search(f"is not coordinated, .*: {fault.told}", agents[0].log())
+
+
+@wrong
+def test_with_the_right_certificate_in_its_place_the_next_move_is_coordinated(
+    lab: Lab,
+    agents: list[SystemdProduct],
+    authorities: Authorities,
+    fault: Fault,
+    probe: Probe,
+    source: Vdsm,
+    target: Vdsm,
+    vm: Vm,
+    port: LogicalPort,
+) -> None:
+    source.migrate(vm, target)
+    target.migrate(vm, source)
+    put_right(lab, agents, authorities)
+
+    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
+        source.migrate(vm, target, parameters=SLOW)
+
+    wait_well(lab, probe, port, "hv1")
+    assert last_arrival(target).stderr == ""
