@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 #: Seconds for everything: the network waits for it.
 TIMEOUT = 20.0
 
+# Seconds between two attempts.
+_PAUSE = 0.1
+
 #: In ``external_ids`` of the host's row: the boot in which the pass was made.
 BOOT_KEY = "vif-driver-boot-id"
 
@@ -68,26 +71,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_pass(bridge: str, boot_id: str) -> None:
-    """Make the pass, and once more if the database was restarted in the middle."""
-    begun = time.monotonic()
-    with connect(TIMEOUT) as database:
+    """Make the pass, and again as long as there is time if the database dies in the middle."""
+    end = time.monotonic() + TIMEOUT
+    died: Unavailable | None = None
+    while True:
         try:
-            run(database, bridge, boot_id)
-            return
+            with connect(end - time.monotonic(), is_starting=died is not None) as database:
+                try:
+                    run(database, bridge, boot_id)
+                    return
+                except Unavailable as error:
+                    if died is None:
+                        log.warning("again, as soon as the database answers again: %s", error)
+                    # If all was removed after all, the database has it that the pass was made.
+                    if not isinstance(died, Lost):
+                        died = error
         except Unavailable as error:
-            first = error
-    left = TIMEOUT - (time.monotonic() - begun)
-    if left <= 0:
-        raise first
-    log.warning("once more, as soon as the database answers again: %s", first)
-    try:
-        # If all was removed after all, the database has it that the pass was made.
-        with connect(left, is_starting=True) as database:
-            run(database, bridge, boot_id)
-    except Unavailable as error:
-        if isinstance(first, Lost):
-            raise Lost(error.what, error.remedy) from error
-        raise
+            if isinstance(died, Lost):
+                raise Lost(error.what, error.remedy) from error
+            raise
+        # While it is dying it may still let somebody connect, and hang up then.
+        if time.monotonic() + _PAUSE >= end:
+            raise died
+        time.sleep(_PAUSE)
 
 
 def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:

@@ -155,13 +155,19 @@ def plain_guest(no_guests_left: None) -> GuestMaker:
     return make
 
 
-def plain_interface(port: LogicalPort) -> str:
-    """An ``<interface>`` with which libvirt itself plugs an OVN port."""
+def plain_interface(port: LogicalPort, *, named: bool = True) -> str:
+    """An ``<interface>`` with which libvirt itself plugs an OVN port.
+
+    Args:
+        port: which.
+        named: its tap is called as ours are; otherwise libvirt chooses.
+    """
+    target = f'<target dev="tap{port.name[:11]}"/>' if named else ""
     return (
         '<interface type="bridge"><source bridge="br-int"/>'
         f'<mac address="{port.mac}"/><model type="virtio"/><mtu size="1442"/>'
         f'<virtualport type="openvswitch"><parameters interfaceid="{port.name}"/></virtualport>'
-        f'<target dev="tap{port.name[:11]}"/></interface>'
+        f"{target}</interface>"
     )
 
 

@@ -283,7 +283,7 @@ def test_a_database_that_has_just_died_is_waited_for(on_server: OvsdbServer) -> 
 def test_whatever_goes_wrong_the_host_boots(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(_timeout: float) -> None:
+    def broken(_timeout: float, **_: object) -> None:
         raise MemoryError("no more")
 
     monkeypatch.setattr(boot, "connect", broken)
@@ -370,6 +370,34 @@ def test_when_a_database_that_died_is_back_the_rest_is_done(
     later.join()
     assert ports(on_server) == set()
     assert ("the pass was made in this boot already" in caplog.text) == removed
+
+
+def test_a_database_that_hangs_up_as_it_dies_is_asked_again(
+    on_server: OvsdbServer, dying: Dying
+) -> None:
+    add(on_server, "tap1", *LIBVIRTS)
+    listener = socket.socket(socket.AF_UNIX)
+
+    def hang_up() -> None:
+        with listener:
+            for _ in range(2):
+                listener.accept()[0].close()
+        on_server.socket.unlink()
+        on_server.start()
+
+    later = threading.Thread(target=hang_up)
+
+    def listen() -> None:
+        listener.bind(str(on_server.socket))
+        listener.listen()
+        later.start()
+
+    dying(False, listen)
+
+    boot.main([])
+
+    later.join()
+    assert ports(on_server) == set()
 
 
 def test_the_id_of_the_boot_is_systemds_or_the_kernels(
@@ -534,7 +562,7 @@ def test_netlink_is_not_loaded_where_no_device_is_ours(ovsdb_server: OvsdbServer
 import pathlib, sys
 from vif_driver import boot
 from vif_driver.host.ovsdb_once import connect
-boot.connect = lambda timeout: connect(timeout, pathlib.Path(sys.argv[1]))
+boot.connect = lambda timeout, **more: connect(timeout, pathlib.Path(sys.argv[1]), **more)
 boot.main(["1"])
 print(*sys.modules)
 """
