@@ -6,11 +6,8 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import shutil
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +16,9 @@ import ovs.reconnect
 import pytest
 from hypothesis import settings
 
-from vif_driver.host import kernel, ovsdb_socket
+from vif_driver.host import kernel, ovsdb_once, ovsdb_socket, replica
+
+from .database_server import DatabaseServer, create
 
 if TYPE_CHECKING:
     from .moving_vm import Provider
@@ -52,13 +51,18 @@ VDSM_INTERFACE = f"""\
 
 
 @pytest.fixture(autouse=True)
-def soon_connected_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that was restarted is asked again at once, not after the library's second."""
+def soon_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that was restarted, or had moved on, is asked again at once.
+
+    Not after the library's second, and a tenth of ours.
+    """
 
     def set_backoff(reconnect: Any, _lowest: int, _highest: int) -> None:
         reconnect.min_backoff = reconnect.max_backoff = 20  # milliseconds
 
     monkeypatch.setattr(ovs.reconnect.Reconnect, "set_backoff", set_backoff)
+    monkeypatch.setattr(replica, "_PAUSE", 0.01)
+    monkeypatch.setattr(ovsdb_once, "_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -133,44 +137,19 @@ def in_network_namespace() -> RunInNamespace:
     return run
 
 
-class OvsdbServer:
-    """A real ovsdb-server with Open vSwitch's schema."""
+class OvsdbServer(DatabaseServer):
+    """A real ovsdb-server with Open vSwitch's schema.
+
+    Args:
+        folder: for its files.
+    """
+
+    NAME = "Open_vSwitch"
+    _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
     def __init__(self, folder: Path) -> None:
-        self.socket = folder / "db.sock"
-        self.database = folder / "conf.db"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                "ovsdb-server",
-                self.database,
-                f"--remote=punix:{self.socket}",
-                f"--unixctl={self._folder / 'ctl'}",
-                f"--log-file={self._folder / 'log'}",
-                "-vconsole:off",
-                "--no-chdir",
-            ]
-        )
-        deadline = time.monotonic() + 10
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail("ovsdb-server did not start")
-            time.sleep(0.002)
-
-    def _listens(self) -> bool:
-        # Its socket is there a moment before it listens.
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self.socket.unlink(missing_ok=True)
+        super().__init__(folder, folder / "conf.db")
+        create(self.database, self._SCHEMA)
 
     def vsctl(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -181,27 +160,35 @@ class OvsdbServer:
         )
         return done.stdout.strip()
 
+    def reset(self) -> None:
+        """Have nothing in the database but what ``ovs-vsctl add-br br-int`` makes."""
+        rows = {
+            "Interface": {"name": "br-int", "type": "internal"},
+            "Port": {"name": "br-int", "interfaces": ["named-uuid", "Interface"]},
+            "Bridge": {"name": "br-int", "ports": ["named-uuid", "Port"]},
+            "Open_vSwitch": {"bridges": ["named-uuid", "Bridge"]},
+        }
+        self.replace(
+            {"op": "insert", "table": name, "uuid-name": name, "row": row}
+            for name, row in rows.items()
+        )
+
 
 @pytest.fixture(scope="session")
-def database_with_bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a database with a bridge br-int, to be copied."""
-    server = OvsdbServer(tmp_path_factory.mktemp("database"))
-    schema = "/usr/share/openvswitch/vswitch.ovsschema"
-    subprocess.run(["ovsdb-tool", "create", server.database, schema], check=True)
-    server.start()
-    server.vsctl("init", "--", "add-br", "br-int")
+def open_vswitch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsdbServer]:
+    """The server for the tests that ask for one; not for use by itself."""
+    server = OvsdbServer(tmp_path_factory.mktemp("ovsdb"))
+    yield server
     server.stop()
-    return server.database
 
 
 @pytest.fixture
-def ovsdb_server(tmp_path: Path, database_with_bridge: Path) -> Iterator[OvsdbServer]:
+def ovsdb_server(open_vswitch: OvsdbServer) -> OvsdbServer:
     """A real ovsdb-server with a bridge br-int."""
-    server = OvsdbServer(tmp_path)
-    shutil.copy(database_with_bridge, server.database)
-    server.start()
-    yield server
-    server.stop()
+    if open_vswitch.process is None:  # the first one to ask, or somebody stopped it
+        open_vswitch.start()
+    open_vswitch.reset()
+    return open_vswitch
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,9 @@ from vif_driver.host.northbound_connection import Peer
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.southbound import Remote
 
+from .database_server import free_port
 from .northbound_server import SCHEMA, NorthboundServer
-from .southbound_server import Authority, SouthboundServer, free_port
+from .southbound_server import Authority, SouthboundServer
 
 NAMES = ["port1", "port2"]
 

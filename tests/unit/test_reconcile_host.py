@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import json
 import logging
-import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -138,14 +137,12 @@ NEVER = {command[3]: command for command in _NEVER}
 
 
 @pytest.fixture(scope="module")
-def survivors(
-    tmp_path_factory: pytest.TempPathFactory, database_with_bridge: Path
-) -> Iterator[set[str]]:
+def survivors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
     """The ports that are there after a stale one beside them has gone, and some time has passed."""
     folder = tmp_path_factory.mktemp("survivors")
     server = OvsdbServer(folder)
-    shutil.copy(database_with_bridge, server.database)
     server.start()
+    server.reset()
     commands = [word for command in NEVER.values() for word in command]
     server.vsctl("add-br", "ovirtmgmt", *commands, *port("stale", LIBVIRTS))
 
