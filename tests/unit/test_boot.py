@@ -271,7 +271,7 @@ def test_a_database_that_has_just_died_is_waited_for(on_server: OvsdbServer) -> 
     on_server.stop()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(on_server.socket))
-    later = threading.Timer(0.15, on_server.start)
+    later = threading.Timer(0.05, on_server.start)
     later.start()
 
     boot.main([])
@@ -362,7 +362,7 @@ def test_when_a_database_that_died_is_back_the_rest_is_done(
 ) -> None:
     caplog.set_level(logging.INFO)
     add(on_server, "tap1", *LIBVIRTS)
-    later = threading.Timer(0.15, on_server.start)
+    later = threading.Timer(0.05, on_server.start)
     dying(removed, later.start)
 
     boot.main([])
