@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import os
 import subprocess
 import threading
@@ -17,11 +18,18 @@ import pytest
 from hypothesis import settings
 
 from vif_driver.host import kernel, ovsdb_once, ovsdb_socket, replica
+from vif_driver.host.links import Links
 
+from . import own_sysfs
 from .database_server import DatabaseServer, create
 
 if TYPE_CHECKING:
+    from vif_driver.config import Config
+
+    from .hook_process import Hook, ScriptedAgent
     from .moving_vm import Provider
+    from .paper_host import OnPaper, PaperHost
+    from .stage import OnStage
 
 VNIC_ID = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
 VM_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
@@ -137,6 +145,29 @@ def in_network_namespace() -> RunInNamespace:
     return run
 
 
+WithLinks = Callable[[Callable[[Links], Awaitable[Any]]], Any]
+
+
+@pytest.fixture
+def with_links(in_network_namespace: RunInNamespace) -> WithLinks:
+    """Run a scenario on real devices: at first there is none but the loopback's."""
+
+    def run(scenario: Callable[[Links], Awaitable[Any]]) -> Any:
+        async def body() -> Any:
+            own_sysfs.mount()
+            links = Links()
+            await links.all()  # it is open from now on
+            try:
+                # Far below the time after which a wait looks for the last time.
+                return await asyncio.wait_for(scenario(links), 5)
+            finally:
+                await links.close()
+
+        return in_network_namespace(body)
+
+    return run
+
+
 class OvsdbServer(DatabaseServer):
     """A real ovsdb-server with Open vSwitch's schema.
 
@@ -199,3 +230,59 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     provider = Provider(tmp_path_factory.mktemp("ovn"))
     yield provider
     provider.stop()
+
+
+@pytest.fixture
+def hook(tmp_path: Path, ovn_properties: dict[str, str]) -> Hook:
+    """The hook, with the environment of an OVN vNIC and no agent."""
+    from .hook_process import Hook
+
+    return Hook(tmp_path, ovn_properties)
+
+
+@pytest.fixture
+def agent(hook: Hook) -> Iterator[ScriptedAgent]:
+    """An agent of the hook's that gives the answers which the test puts in."""
+    from .hook_process import ScriptedAgent
+
+    scripted = ScriptedAgent(hook.socket)
+    yield scripted
+    scripted.stop()
+
+
+@pytest.fixture
+def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
+    """Run a scenario in which one VM stands still."""
+    from . import stage
+
+    return functools.partial(stage.run, folder=tmp_path, patch=monkeypatch)
+
+
+@pytest.fixture
+def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
+    """Run a scenario at a host on paper, where nothing is."""
+    from . import paper_host
+
+    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
+
+
+@pytest.fixture
+def with_reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
+    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
+    from . import paper_host
+
+    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
+
+
+@pytest.fixture
+def look(on_paper: OnPaper) -> OnPaper:
+    """Look at a host on paper once, after it was made so."""
+
+    def run(arrange: Any, config: Config | None = None) -> Any:
+        async def scenario(paper: PaperHost) -> Any:
+            arrange(paper)
+            return await paper.find()
+
+        return on_paper(scenario, config=config)
+
+    return run

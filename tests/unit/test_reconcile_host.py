@@ -28,8 +28,7 @@ from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Start, Starts
 from vif_driver.vnic import Plugin, Vnic
 
-from . import own_sysfs
-from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, RunInNamespace
+from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, WithLinks
 from .inspected_host import a_vm, an_interface, virtualport
 from .paper_host import LIBVIRTS, OTHER_VM, OURS, QBR, QVO, TAP, Libvirt, fields
 
@@ -287,26 +286,14 @@ def test_an_agent_that_ends_in_the_middle_of_a_request_leaves_no_half_of_it(
 
 @pytest.fixture
 def in_kernel(
-    in_network_namespace: RunInNamespace,
+    with_links: WithLinks,
     ovsdb_server: OvsdbServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> OnHost:
     """Run a scenario with real devices."""
     hasten(monkeypatch)
-
-    def run(scenario: Scenario) -> Any:
-        async def body() -> Any:
-            own_sysfs.mount()
-            links = Links()
-            try:
-                return await play(scenario, ovsdb_server, tmp_path, links)
-            finally:
-                await links.close()
-
-        return in_network_namespace(body)
-
-    return run
+    return lambda scenario: with_links(lambda links: play(scenario, ovsdb_server, tmp_path, links))
 
 
 async def plug(stage: Stage) -> PrivateBridge:
