@@ -216,8 +216,7 @@ def open_vswitch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsdbServ
 @pytest.fixture
 def ovsdb_server(open_vswitch: OvsdbServer) -> OvsdbServer:
     """A real ovsdb-server with a bridge br-int."""
-    if open_vswitch.process is None:  # the first one to ask, or somebody stopped it
-        open_vswitch.start()
+    open_vswitch.start()  # this test is the first one to ask, or one before it has stopped it
     open_vswitch.reset()
     return open_vswitch
 

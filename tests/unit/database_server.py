@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,21 +65,28 @@ class DatabaseServer:
         self._command += [f"--unixctl={folder / database.stem}.ctl", *arguments]
         self._command += [f"--log-file={self.log}", "-vconsole:off", "--no-chdir"]
         self.process: subprocess.Popen[bytes] | None = None
+        self._changing = threading.Lock()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while not self._listens():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail("ovsdb-server did not start")
-            time.sleep(0.002)
+        """Start it, unless it runs."""
+        with self._changing:
+            if self.process is None or self.process.poll() is not None:
+                self.socket.unlink(missing_ok=True)
+                self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 20
+            while not self._listens():
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail("ovsdb-server did not start")
+                time.sleep(0.002)
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-            self.socket.unlink(missing_ok=True)
+        """Kill it, if it runs."""
+        with self._changing:
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+                self.process = None
+                self.socket.unlink(missing_ok=True)
 
     def transact(self, *operations: Mapping[str, Any]) -> list[Any]:
         with self._connection() as connection:

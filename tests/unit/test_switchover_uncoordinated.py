@@ -45,7 +45,7 @@ OFF = Config(northbound=None)
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is waited for long."""
-    monkeypatch.setattr(switchover, "PATIENCE", 0.1)
+    monkeypatch.setattr(switchover, "PATIENCE", 0.3)
 
 
 def test_a_database_that_is_not_to_be_used_is_told_to_vdsm(play: Play) -> None:
