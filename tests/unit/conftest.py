@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vif_driver.config import Config
 
     from .hook_process import Hook, ScriptedAgent
-    from .moving_vm import Provider
+    from .moving_vm import Play, Provider
     from .paper_host import OnPaper, PaperHost
     from .stage import OnStage
 
@@ -229,6 +229,16 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     provider = Provider(tmp_path_factory.mktemp("ovn"))
     yield provider
     provider.stop()
+
+
+@pytest.fixture
+def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Run a scenario in which a VM moves."""
+    from . import moving_vm
+
+    (tmp_path / "released").mkdir()
+    moving_vm.hurry(monkeypatch)
+    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from vif_driver.host.domains import State
 from vif_driver.host.southbound import Standing
 from vif_driver.switchover import NOTE, Note
 
-from . import moving_vm
 from .conftest import VM_ID, VNIC_ID
 from .moving_vm import (
     ANNOUNCED,
@@ -37,15 +34,6 @@ from .moving_vm import (
     a_moment,
     stands,
 )
-
-
-@pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
-
 
 # ---- it is about to ------------------------------------------------------------------------------
 
