@@ -41,6 +41,13 @@ SYSTEM := $(VENVS)/system/bin/python
 EL9    := $(VENVS)/el9/bin/python
 LATEST := $(VENVS)/latest/bin/python
 
+# How many processes share the unit tests: many a test waits more than it works.
+WORKERS    ?= 4
+
+# $(call unit-tests,INTERPRETER): they take seconds, the more so as what is compiled is kept.
+unit-tests = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/build/pycache" \
+    $(1) -m pytest -p no:cacheprovider -q -n $(WORKERS) tests/unit
+
 .DEFAULT_GOAL := help
 .PHONY: help deps demo check check-unit check-lab lint install bench clean
 
@@ -53,17 +60,13 @@ demo: build/deps.stamp ## plug a VM's vNIC on a real lab of two hypervisors, pin
 	$(SYSTEM) -m tests.lab.demo
 
 check: deps lint ## everything: lint, unit tests on three interpreters, the lab
-	$(MAKE) check-unit-others
-	$(SYSTEM) -m pytest -p no:cacheprovider tests/unit tests/lab
+	$(MAKE) check-unit
+	$(MAKE) check-lab
 
 check-unit: deps ## the fast tests, on this machine's python3, on EL9's libraries and on today's
-	$(SYSTEM) -m pytest -p no:cacheprovider -q tests/unit
-	$(MAKE) check-unit-others
-
-.PHONY: check-unit-others
-check-unit-others: build/deps-others.stamp
-	$(EL9) -m pytest -p no:cacheprovider -q tests/unit
-	$(LATEST) -m pytest -p no:cacheprovider -q tests/unit
+	$(call unit-tests,$(SYSTEM))
+	$(call unit-tests,$(EL9))
+	$(call unit-tests,$(LATEST))
 
 check-lab: deps ## the tests on real Open vSwitch, OVN, libvirt, QEMU and Neutron
 	$(SYSTEM) -m pytest -p no:cacheprovider tests/lab

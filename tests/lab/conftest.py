@@ -22,6 +22,8 @@ from tests.lab.harness.service import Daemon, Service
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vm_start import VmStart
 
+CONFIGURATION = "/etc/vif-driver/vif-driver.conf"
+
 PortMaker = Callable[..., LogicalPort]
 GuestMaker = Callable[..., Guest]
 VmMaker = Callable[..., Vm]
@@ -82,6 +84,24 @@ def installed(lab: Lab) -> list[Product]:
     for product in products:
         product.install()
     return products
+
+
+@pytest.fixture(scope="module")
+def settings() -> str | None:
+    """How :func:`product` is configured; by default not at all, as it is installed."""
+    return None
+
+
+@pytest.fixture(scope="module")
+def product(host: Hypervisor, settings: str | None) -> Iterator[Product]:
+    """The product on the first hypervisor alone, configured with ``settings``; its agent runs."""
+    product = Product(host)
+    product.install()
+    if settings is not None:
+        host.write(CONFIGURATION, settings)
+    product.start()
+    yield product
+    product.stop()
 
 
 @pytest.fixture
@@ -186,9 +206,6 @@ def new_vm(new_port: PortMaker) -> VmMaker:
         return Vm(f"vm-{uuid.uuid4().hex[:6]}", nics, **more)  # type: ignore[arg-type]
 
     return make
-
-
-CONFIGURATION = "/etc/vif-driver/vif-driver.conf"
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.lab.conftest import new_mac
+from tests.lab.conftest import CONFIGURATION, new_mac
 from tests.lab.harness.hypervisor import VDSM_USER, Hypervisor
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import SOCKET, Product
 from tests.lab.harness.vdsm_hooks import HookError, HookRunner
+from tests.lab.neutron_vnics import settings  # noqa: F401
 
 VM_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
 
@@ -24,17 +25,6 @@ def lab() -> Iterator[Lab]:
     """One hypervisor without OVN."""
     with Lab(hypervisors=1, ovn=False) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def product(host: Hypervisor) -> Iterator[Product]:
-    """The product on it, its agent running, for a Neutron that filters with iptables."""
-    product = Product(host)
-    product.install()
-    host.write("/etc/vif-driver/vif-driver.conf", "[neutron]\nfirewall_driver = iptables_hybrid\n")
-    product.start()
-    yield product
-    product.stop()
 
 
 @pytest.fixture(params=["with agent", "without agent"])
@@ -143,13 +133,12 @@ def test_a_user_who_is_not_vdsm_is_not_answered(host: Hypervisor, product: Produ
 def test_a_misspelt_setting_stops_the_agent_with_one_line(
     host: Hypervisor, product: Product
 ) -> None:
-    path = "/etc/vif-driver/vif-driver.conf"
-    before = host.read(path)
-    host.write(path, "[neutron]\nfirewal_driver = auto\n")
+    before = host.read(CONFIGURATION)
+    host.write(CONFIGURATION, "[neutron]\nfirewal_driver = auto\n")
     try:
         done = host.run(["/usr/sbin/vif-agent"], check=False)
     finally:
-        host.write(path, before)
+        host.write(CONFIGURATION, before)
 
     assert done.returncode == 1
     assert "[neutron] firewal_driver is not a setting" in done.stderr

@@ -18,8 +18,7 @@ from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
-
-CONFIG = "/etc/vif-driver/vif-driver.conf"
+from tests.lab.neutron_vnics import a_vm, settings  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -29,32 +28,10 @@ def lab() -> Iterator[Lab]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """That hypervisor."""
-    return lab.hosts[0]
-
-
-@pytest.fixture(scope="module")
-def product(host: Hypervisor) -> Iterator[Product]:
-    """The product on it, its agent running, for a Neutron that filters with iptables."""
-    product = Product(host)
-    product.install()
-    host.write(CONFIG, "[neutron]\nfirewall_driver = iptables_hybrid\n")
-    product.start()
-    yield product
-    product.stop()
-
-
 @pytest.fixture
 def vdsm(host: Hypervisor, product: Product) -> Vdsm:
     """VDSM on that hypervisor."""
     return Vdsm(host)
-
-
-def a_vm(plugin: str, **more: object) -> Vm:
-    nic = Nic.openstack(plugin, str(uuid.uuid4()), new_mac(), **more)
-    return Vm(f"vm-{uuid.uuid4().hex[:6]}", [nic], dhcp=False)
 
 
 def plugged_and_gone(host: Hypervisor, vdsm: Vdsm, vm: Vm) -> tuple[set[str], set[str]]:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """vNICs of Neutron networks, from VDSM's hooks to the ping, with Neutron's own server and agents.
 
 Agents are changed between the sections of this file only, as that takes a while; each test gets
@@ -20,13 +21,14 @@ import pytest
 from tests.lab.conftest import CONFIGURATION
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
-from tests.lab.harness.neutron import Neutron, NeutronLab, NeutronNetwork, NeutronPort
+from tests.lab.harness.neutron import Neutron, NeutronNetwork, NeutronPort
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vm_start import state
+from tests.lab.neutron_vnics import ours, vdsm  # noqa: F401
+from tests.lab.with_neutron import lab, network, neutron  # noqa: F401
 
-PREFIXES = ("qbr", "qvb", "qvo", "tap", "qtp")
 HUNDRED = 100
 
 
@@ -60,48 +62,6 @@ class Server:
     def wait_unreached_by(self, other: Server) -> bool:
         wait_until(lambda: not other.reaches(self, timeout=1), 20, "loss of the connection")
         return True
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[NeutronLab]:
-    lab = NeutronLab()
-    with lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def host(lab: NeutronLab) -> Hypervisor:
-    return lab.hosts[0]
-
-
-@pytest.fixture(scope="module")
-def neutron(lab: NeutronLab) -> Neutron:
-    return lab.neutron
-
-
-@pytest.fixture(scope="module")
-def network(neutron: Neutron) -> NeutronNetwork:
-    return neutron.create_network("net", "10.8.0.0/22")
-
-
-@pytest.fixture(scope="module")
-def product(host: Hypervisor) -> Iterator[Product]:
-    """The product on the hypervisor, not configured at all, its agent running."""
-    product = Product(host)
-    product.install()
-    product.start()
-    yield product
-    product.stop()
-
-
-@pytest.fixture
-def vdsm(host: Hypervisor, product: Product) -> Iterator[Vdsm]:
-    """VDSM on the hypervisor; after the test no VM runs and nothing of one is left."""
-    vdsm = Vdsm(host)
-    yield vdsm
-    for domain in host.libvirt.connection.listAllDomains():
-        domain.destroy()
-    assert not ours(host)
 
 
 @pytest.fixture
@@ -145,12 +105,6 @@ def open_(neutron: Neutron) -> str:
     group = neutron.create_security_group("open")
     neutron.add_rule(group, "icmp")
     return group
-
-
-def ours(host: Hypervisor) -> set[str]:
-    """Devices and ports of vNICs."""
-    names = host.devices() | host.ovs.ports()
-    return {name for name in names if name.startswith(PREFIXES)}
 
 
 def server(plugin: str, port: NeutronPort) -> Server:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
 
-from tests.lab.conftest import AGENT_WAS_KILLED, CONFIGURATION, DoomedMaker, Point, new_mac
+from tests.lab.conftest import AGENT_WAS_KILLED, CONFIGURATION, DoomedMaker, Point
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.leftovers import written
-from tests.lab.harness.nic import Nic
 from tests.lab.harness.pings import Probe, add_probe
 from tests.lab.harness.product import LOG, Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vdsm_hooks import HookError
 from tests.lab.harness.vm_start import STARTING
+from tests.lab.neutron_vnics import PREFIXES, a_vm, name
 
 # Nobody makes a vNIC ready here.
 SETTINGS = """\
@@ -36,7 +35,6 @@ deadline = 0
 grace = 1
 """
 
-PREFIXES = ("qbr", "qvb", "qvo", "tap", "qtp")
 VLAN = 5
 
 #: Seconds, more than VDSM takes to have libvirt start a VM.
@@ -80,14 +78,6 @@ def installed(host: Hypervisor) -> list[Product]:
 
 
 @pytest.fixture
-def agent(installed: list[Product]) -> Iterator[Product]:
-    """The product with its agent running."""
-    installed[0].start()
-    yield installed[0]
-    installed[0].stop()
-
-
-@pytest.fixture
 def unfiltered(host: Hypervisor, agent: Product) -> Iterator[None]:
     """The host's agent of Neutron filters in Open vSwitch."""
     host.write(CONFIGURATION, SETTINGS.format("openvswitch"))
@@ -125,15 +115,6 @@ def running(vdsm: Vdsm, agent: Product) -> Iterator[Callable[[], Vm]]:
     yield start
     for vm in made:
         vdsm.destroy_vm(vm)
-
-
-def a_vm() -> Vm:
-    nic = Nic.openstack("OPEN_VSWITCH", str(uuid.uuid4()), new_mac())
-    return Vm(f"vm-{uuid.uuid4().hex[:6]}", [nic], dhcp=False)
-
-
-def name(vm: Vm, prefix: str) -> str:
-    return prefix + vm.nics[0].vnic_id[:11]
 
 
 def ours(host: Hypervisor) -> set[str]:

@@ -6,24 +6,22 @@ from __future__ import annotations
 import json
 import re
 import threading
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.conftest import new_mac
 from tests.lab.harness.command import run_command
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
-from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import SERVICE, SOCKET, SOCKET_UNIT, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vdsm_hooks import HookRun
+from tests.lab.neutron_vnics import a_vm, ours
 
 CAP_NET_ADMIN = 1 << 12
 CONFIG = "/etc/vif-driver/vif-driver.conf"
@@ -32,7 +30,7 @@ SETTINGS = "[neutron]\nfirewall_driver = iptables_hybrid\n[start]\ndeadline = 0\
 # Where VDSM keeps what it tells libvirt.
 SECRET = "/etc/pki/vdsm/keys/libvirt_password"
 PASSWORD = "shibboleth"
-PREFIXES = ("qbr", "qvb", "qvo", "tap")
+HYBRID = ("qbr", "qvb", "qvo", "tap")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +38,6 @@ def lab() -> Iterator[Lab]:
     """One hypervisor with systemd, without OVN."""
     with Lab(hypervisors=1, ovn=False, systemd=True) as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> SystemdHypervisor:
-    """The hypervisor."""
-    host = lab.hosts[0]
-    assert isinstance(host, SystemdHypervisor)
-    return host
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +89,6 @@ def process_status(host: SystemdHypervisor, agent: Unit) -> dict[str, str]:
     """The agent's /proc/PID/status."""
     lines = host.read(f"/proc/{agent.pid}/status").splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def a_vm() -> Vm:
-    nic = Nic.openstack("OPEN_VSWITCH", str(uuid.uuid4()), new_mac())
-    return Vm(f"vm-{uuid.uuid4().hex[:6]}", [nic], dhcp=False)
-
-
-def ours(host: SystemdHypervisor) -> set[str]:
-    names = host.devices() | host.ovs.ports()
-    return {name for name in names if name.startswith(PREFIXES)}
 
 
 def plug(vdsm: Vdsm, vm: Vm) -> HookRun:
@@ -178,7 +158,7 @@ def test_a_filtered_vnic_is_plugged_and_taken_out(host: SystemdHypervisor, vdsm:
     no_ipv6 = host.output(f"cat /proc/sys/net/ipv6/conf/qbr{tail}/disable_ipv6")
     vdsm.destroy_vm(vm)
 
-    assert plugged == {f"{prefix}{tail}" for prefix in PREFIXES}
+    assert plugged == {f"{prefix}{tail}" for prefix in HYBRID}
     assert (filtering, no_ipv6) == ("1\n", "1")
     assert all(run.status == 0 and not run.stderr for run in vdsm.runs)
     assert ours(host) == set()

@@ -27,12 +27,6 @@ HOOKS = "/usr/libexec/vdsm/hooks"
 
 
 @pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The first hypervisor."""
-    return lab.hosts[0]
-
-
-@pytest.fixture(scope="module")
 def product(installed: list[Product]) -> Iterator[Product]:
     """The product on the first hypervisor, its agent running."""
     installed[0].start()

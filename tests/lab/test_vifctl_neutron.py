@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """vifctl on a hypervisor with Neutron's own agents."""
 
 from __future__ import annotations
@@ -9,50 +10,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
-from tests.lab.harness.neutron import Neutron, NeutronLab, NeutronNetwork
+from tests.lab.harness.neutron import Neutron, NeutronNetwork
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.vifctl import bad, vifctl
+from tests.lab.with_neutron import lab, network, neutron  # noqa: F401
 
 # The names of hops.
 PRIVATE = ("vm", "link", "private bridge", "tap", "bridge end")
 ON_INTEGRATION_BRIDGE = ("integration bridge", "port", "neutron agent", "vlan", "uplink")
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[NeutronLab]:
-    lab = NeutronLab()
-    with lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def host(lab: NeutronLab) -> Hypervisor:
-    return lab.hosts[0]
-
-
-@pytest.fixture(scope="module")
-def neutron(lab: NeutronLab) -> Neutron:
-    return lab.neutron
-
-
-@pytest.fixture(scope="module")
-def network(neutron: Neutron) -> NeutronNetwork:
-    return neutron.create_network("net", "10.8.0.0/22")
-
-
-@pytest.fixture(scope="module")
-def product(host: Hypervisor) -> Iterator[Product]:
-    product = Product(host)
-    product.install()
-    product.start()
-    yield product
-    product.stop()
 
 
 @contextmanager

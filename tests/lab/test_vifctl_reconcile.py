@@ -58,14 +58,6 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def host(lab: Lab) -> SystemdHypervisor:
-    """The hypervisor."""
-    host = lab.hosts[0]
-    assert isinstance(host, SystemdHypervisor)
-    return host
-
-
-@pytest.fixture(scope="module")
 def product(host: SystemdHypervisor) -> SystemdProduct:
     """The product on it."""
     product = SystemdProduct(host)

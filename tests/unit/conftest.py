@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import os
-import shutil
-import socket
 import subprocess
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +17,19 @@ import ovs.reconnect
 import pytest
 from hypothesis import settings
 
-from vif_driver.host import kernel, ovsdb_socket
+from vif_driver.host import kernel, ovsdb_once, ovsdb_socket, replica
+from vif_driver.host.links import Links
+
+from . import own_sysfs
+from .database_server import DatabaseServer, create
 
 if TYPE_CHECKING:
-    from .moving_vm import Provider
+    from vif_driver.config import Config
+
+    from .hook_process import Hook, ScriptedAgent
+    from .moving_vm import Play, Provider
+    from .paper_host import OnPaper, PaperHost
+    from .stage import OnStage
 
 VNIC_ID = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
 VM_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
@@ -52,13 +59,18 @@ VDSM_INTERFACE = f"""\
 
 
 @pytest.fixture(autouse=True)
-def soon_connected_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that was restarted is asked again at once, not after the library's second."""
+def soon_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that was restarted, or had moved on, is asked again at once.
+
+    Not after the library's second, and a tenth of ours.
+    """
 
     def set_backoff(reconnect: Any, _lowest: int, _highest: int) -> None:
         reconnect.min_backoff = reconnect.max_backoff = 20  # milliseconds
 
     monkeypatch.setattr(ovs.reconnect.Reconnect, "set_backoff", set_backoff)
+    monkeypatch.setattr(replica, "_PAUSE", 0.01)
+    monkeypatch.setattr(ovsdb_once, "_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -133,44 +145,42 @@ def in_network_namespace() -> RunInNamespace:
     return run
 
 
-class OvsdbServer:
-    """A real ovsdb-server with Open vSwitch's schema."""
+WithLinks = Callable[[Callable[[Links], Awaitable[Any]]], Any]
+
+
+@pytest.fixture
+def with_links(in_network_namespace: RunInNamespace) -> WithLinks:
+    """Run a scenario on real devices: at first there is none but the loopback's."""
+
+    def run(scenario: Callable[[Links], Awaitable[Any]]) -> Any:
+        async def body() -> Any:
+            own_sysfs.mount()
+            links = Links()
+            await links.all()  # it is open from now on
+            try:
+                # Far below the time after which a wait looks for the last time.
+                return await asyncio.wait_for(scenario(links), 5)
+            finally:
+                await links.close()
+
+        return in_network_namespace(body)
+
+    return run
+
+
+class OvsdbServer(DatabaseServer):
+    """A real ovsdb-server with Open vSwitch's schema.
+
+    Args:
+        folder: for its files.
+    """
+
+    NAME = "Open_vSwitch"
+    _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
     def __init__(self, folder: Path) -> None:
-        self.socket = folder / "db.sock"
-        self.database = folder / "conf.db"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                "ovsdb-server",
-                self.database,
-                f"--remote=punix:{self.socket}",
-                f"--unixctl={self._folder / 'ctl'}",
-                f"--log-file={self._folder / 'log'}",
-                "-vconsole:off",
-                "--no-chdir",
-            ]
-        )
-        deadline = time.monotonic() + 10
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail("ovsdb-server did not start")
-            time.sleep(0.002)
-
-    def _listens(self) -> bool:
-        # Its socket is there a moment before it listens.
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-            self.socket.unlink(missing_ok=True)
+        super().__init__(folder, folder / "conf.db")
+        create(self.database, self._SCHEMA)
 
     def vsctl(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -181,27 +191,34 @@ class OvsdbServer:
         )
         return done.stdout.strip()
 
+    def reset(self) -> None:
+        """Have nothing in the database but what ``ovs-vsctl add-br br-int`` makes."""
+        rows = {
+            "Interface": {"name": "br-int", "type": "internal"},
+            "Port": {"name": "br-int", "interfaces": ["named-uuid", "Interface"]},
+            "Bridge": {"name": "br-int", "ports": ["named-uuid", "Port"]},
+            "Open_vSwitch": {"bridges": ["named-uuid", "Bridge"]},
+        }
+        self.replace(
+            {"op": "insert", "table": name, "uuid-name": name, "row": row}
+            for name, row in rows.items()
+        )
+
 
 @pytest.fixture(scope="session")
-def database_with_bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a database with a bridge br-int, to be copied."""
-    server = OvsdbServer(tmp_path_factory.mktemp("database"))
-    schema = "/usr/share/openvswitch/vswitch.ovsschema"
-    subprocess.run(["ovsdb-tool", "create", server.database, schema], check=True)
-    server.start()
-    server.vsctl("init", "--", "add-br", "br-int")
+def open_vswitch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OvsdbServer]:
+    """The server for the tests that ask for one; not for use by itself."""
+    server = OvsdbServer(tmp_path_factory.mktemp("ovsdb"))
+    yield server
     server.stop()
-    return server.database
 
 
 @pytest.fixture
-def ovsdb_server(tmp_path: Path, database_with_bridge: Path) -> Iterator[OvsdbServer]:
+def ovsdb_server(open_vswitch: OvsdbServer) -> OvsdbServer:
     """A real ovsdb-server with a bridge br-int."""
-    server = OvsdbServer(tmp_path)
-    shutil.copy(database_with_bridge, server.database)
-    server.start()
-    yield server
-    server.stop()
+    open_vswitch.start()  # this test is the first one to ask, or one before it has stopped it
+    open_vswitch.reset()
+    return open_vswitch
 
 
 @pytest.fixture(scope="session")
@@ -212,3 +229,69 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     provider = Provider(tmp_path_factory.mktemp("ovn"))
     yield provider
     provider.stop()
+
+
+@pytest.fixture
+def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Run a scenario in which a VM moves."""
+    from . import moving_vm
+
+    (tmp_path / "released").mkdir()
+    moving_vm.hurry(monkeypatch)
+    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
+
+
+@pytest.fixture
+def hook(tmp_path: Path, ovn_properties: dict[str, str]) -> Hook:
+    """The hook, with the environment of an OVN vNIC and no agent."""
+    from .hook_process import Hook
+
+    return Hook(tmp_path, ovn_properties)
+
+
+@pytest.fixture
+def agent(hook: Hook) -> Iterator[ScriptedAgent]:
+    """An agent of the hook's that gives the answers which the test puts in."""
+    from .hook_process import ScriptedAgent
+
+    scripted = ScriptedAgent(hook.socket)
+    yield scripted
+    scripted.stop()
+
+
+@pytest.fixture
+def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
+    """Run a scenario in which one VM stands still."""
+    from . import stage
+
+    return functools.partial(stage.run, folder=tmp_path, patch=monkeypatch)
+
+
+@pytest.fixture
+def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
+    """Run a scenario at a host on paper, where nothing is."""
+    from . import paper_host
+
+    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
+
+
+@pytest.fixture
+def with_reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
+    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
+    from . import paper_host
+
+    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
+
+
+@pytest.fixture
+def look(on_paper: OnPaper) -> OnPaper:
+    """Look at a host on paper once, after it was made so."""
+
+    def run(arrange: Any, config: Config | None = None) -> Any:
+        async def scenario(paper: PaperHost) -> Any:
+            arrange(paper)
+            return await paper.find()
+
+        return on_paper(scenario, config=config)
+
+    return run

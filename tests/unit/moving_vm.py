@@ -30,8 +30,9 @@ from vif_driver.switchover import NOTE
 from vif_driver.vnic import Plugin, Vnic, VnicIdentity
 
 from .conftest import MAC, VM_ID, VNIC_ID
+from .database_server import free_port
 from .northbound_server import NorthboundServer
-from .southbound_server import SouthboundServer, free_port
+from .southbound_server import SouthboundServer
 from .vms import Vms
 
 #: Names of hosts at OVN.

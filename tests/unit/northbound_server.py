@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -15,52 +14,20 @@ import pytest
 from vif_driver.host import json_rpc
 from vif_driver.host.certificates import Credentials
 
-from .southbound_server import free_port
+from .database_server import DatabaseServer, create, free_port, tls_options
 
 SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
 DATABASE = "OVN_Northbound"
 
 
-class Member:
-    """An ovsdb-server; with its socket everything about it can be asked and changed.
+class Member(DatabaseServer):
+    """A server of the database."""
 
-    Args:
-        folder: for its files.
-        database: its file.
-        arguments: further ones.
-    """
-
-    def __init__(self, folder: Path, database: Path, *arguments: str) -> None:
-        self.database = database
-        self.socket = folder / f"{database.stem}.sock"
-        self._command = ["ovsdb-server", str(database), f"--remote=punix:{self.socket}"]
-        self._command += [f"--unixctl={folder / database.stem}.ctl", *arguments]
-        self._command += [f"--log-file={folder / database.stem}.log", "-vconsole:off", "--no-chdir"]
-        self.log = folder / f"{database.stem}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+    NAME = DATABASE
 
     @property
     def remote(self) -> str:
         return f"unix:{self.socket}"
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while not self.listens():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail("ovsdb-server did not start")
-            time.sleep(0.002)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-            self.socket.unlink(missing_ok=True)
-
-    def listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) == 0
 
     def state(self) -> dict[str, Any]:
         """Give what the server says about the database, ``leader`` among it."""
@@ -71,12 +38,6 @@ class Member:
         return state
 
     # ---- rows ------------------------------------------------------------------------------------
-
-    def transact(self, *operations: Mapping[str, Any]) -> list[Any]:
-        question = [DATABASE, *operations]
-        answer: list[Any] = json_rpc.ask_unix(str(self.socket), "transact", question, 5)
-        assert not any("error" in (one or {}) for one in answer), answer
-        return answer
 
     def add_ports(
         self,
@@ -134,20 +95,13 @@ class NorthboundServer(Member):
     def __init__(self, folder: Path, tls: Credentials | None = None) -> None:
         database = folder / "nb.db"
         if not database.exists():
-            subprocess.run(["ovsdb-tool", "create", database, SCHEMA], check=True)
+            create(database, SCHEMA)
         self.port = free_port()
         kind = "tcp" if tls is None else "ssl"
         self.inet = f"{kind}:127.0.0.1:{self.port}"
-        arguments = [f"--remote=p{kind}:{self.port}:127.0.0.1"]
-        if tls is not None:
-            arguments += [f"--private-key={tls.key}", f"--certificate={tls.certificate}"]
-            arguments += [f"--ca-cert={tls.ca}"]
-        super().__init__(folder, database, *arguments)
+        arguments = [f"--remote=p{kind}:{self.port}:127.0.0.1", *tls_options(tls)]
+        super().__init__(folder, database, *arguments, port=self.port)
         self.start()
-
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return super().listens() and probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 class NorthboundCluster:

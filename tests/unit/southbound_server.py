@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
-import socket
 import subprocess
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from vif_driver.host.certificates import Credentials
 
+from .database_server import DatabaseServer, create, free_port, tls_options
+
 SCHEMA = "/usr/share/ovn/ovn-sb.ovsschema"
-DATABASE = "OVN_Southbound"
 
 _CA = """\
 [ca]
@@ -37,53 +33,32 @@ commonName = supplied
 """
 
 
-class SouthboundServer:
-    """OVN's southbound database, with nothing in it.
+class SouthboundServer(DatabaseServer):
+    """OVN's southbound database, with nothing in it but what ovn-northd begins with.
 
     Args:
         folder: for its files.
         tls: listen with these instead of in the clear.
     """
 
+    NAME = "OVN_Southbound"
+
     def __init__(self, folder: Path, tls: Credentials | None = None) -> None:
-        self.port = free_port()
-        kind = "tcp" if tls is None else "ssl"
-        self.remote = f"{kind}:127.0.0.1:{self.port}"
-        self._socket = folder / "sb.sock"
         database = folder / "sb.db"
-        subprocess.run(["ovsdb-tool", "create", database, SCHEMA], check=True)
-        arguments = ["ovsdb-server", str(database), f"--remote=punix:{self._socket}"]
-        arguments += [f"--remote=p{kind}:{self.port}:127.0.0.1", f"--unixctl={folder / 'sb.ctl'}"]
-        arguments += [f"--log-file={folder / 'sb.log'}", "-vconsole:off", "--no-chdir"]
-        if tls is not None:
-            arguments += [f"--private-key={tls.key}", f"--certificate={tls.certificate}"]
-            arguments += [f"--ca-cert={tls.ca}"]
-        self._process = subprocess.Popen(arguments)
-        deadline = time.monotonic() + 10
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail("ovsdb-server did not start")
-            time.sleep(0.005)
+        create(database, SCHEMA)
+        port = free_port()
+        kind = "tcp" if tls is None else "ssl"
+        self.remote = f"{kind}:127.0.0.1:{port}"
+        arguments = [f"--remote=p{kind}:{port}:127.0.0.1", *tls_options(tls)]
+        super().__init__(folder, database, *arguments, port=port)
+        self.start()
+        self.reset()
 
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return self._socket.exists() and probe.connect_ex(("127.0.0.1", self.port)) == 0
+    def reset(self) -> None:
+        """Have nothing else in it any more."""
+        self.replace([{"op": "insert", "table": "SB_Global", "row": {}}])
 
     # ---- rows ------------------------------------------------------------------------------------
-
-    def transact(self, *operations: dict[str, Any]) -> None:
-        request = json.dumps([DATABASE, *operations])
-        done = subprocess.run(
-            ["ovsdb-client", "transact", f"unix:{self._socket}", request],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert '"error"' not in done.stdout, done.stdout
 
     def add_chassis(self, name: str, ip: str, hostname: str = "") -> None:
         self.transact(*_chassis(name, ip, hostname or name))
@@ -117,21 +92,11 @@ class SouthboundServer:
             self.bind(name, chassis)
 
     def bind(self, name: str, chassis: str) -> None:
-        answer = subprocess.run(
-            [
-                "ovn-sbctl",
-                f"--db=unix:{self._socket}",
-                "--bare",
-                "--columns=_uuid",
-                "find",
-                "Chassis",
-                f"name={chassis}",
-            ],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        row = {"chassis": ["uuid", answer.stdout.strip()], "up": True}
+        """Have a host have a logical port."""
+        where = [["name", "==", chassis]]
+        select = {"op": "select", "table": "Chassis", "where": where, "columns": ["_uuid"]}
+        (answer,) = self.transact(select)
+        row = {"chassis": answer["rows"][0]["_uuid"], "up": True}
         where = [["logical_port", "==", name]]
         self.transact({"op": "update", "table": "Port_Binding", "where": where, "row": row})
 
@@ -148,13 +113,6 @@ def _chassis(name: str, ip: str, hostname: str) -> list[dict[str, Any]]:
 def _port(row: dict[str, Any], key: int) -> dict[str, Any]:
     more = {"datapath": ["named-uuid", "switch"], "tunnel_key": key}
     return {"op": "insert", "table": "Port_Binding", "row": {**row, **more}}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One VM that stands still, and the agent's readiness, which lets it run.
 
-libvirt and the way the vNICs are connected are stand-ins that do what a test says.
+libvirt and the way the vNICs are connected are stand-ins that do what a test says.  The time is
+virtual: the seconds that the agent waits for cost none.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any
 import pytest
 
 from vif_driver import attachments
-from vif_driver.agent import readiness
 from vif_driver.agent.readiness import Readiness
 from vif_driver.config import Config
 from vif_driver.host import Host
@@ -25,6 +25,7 @@ from vif_driver.host.domains import State
 from vif_driver.host.starts import Start, Starts
 from vif_driver.vnic import Plugin, VnicIdentity
 
+from . import virtual_time
 from .conftest import VM_ID, VNIC_ID
 from .vms import Vms
 
@@ -143,8 +144,7 @@ def run(
     inspection = ModuleType("vif_driver.inspection")
     inspection.likely_reason = likely_reason  # type: ignore[attr-defined]
     patch.setitem(sys.modules, "vif_driver.inspection", inspection)
-    patch.setattr(readiness, "_RETRY", 0.01)
-    return asyncio.run(main())
+    return virtual_time.run(main())
 
 
 async def a_moment() -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,7 @@ def test_a_database_that_has_just_died_is_waited_for(on_server: OvsdbServer) -> 
     on_server.stop()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(on_server.socket))
-    later = threading.Timer(0.15, on_server.start)
+    later = threading.Timer(0.05, on_server.start)
     later.start()
 
     boot.main([])
@@ -306,17 +307,17 @@ def test_after_a_refusal_the_journal_says_that_nothing_was_removed(
     assert ended.startswith("nothing that VMs of an earlier boot left was removed")
 
 
-Dying = Callable[[bool, Callable[[], None]], None]
+Dying = Callable[[bool, Callable[[], object]], None]
 
 
 @pytest.fixture
 def dying(on_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch) -> Dying:
-    """Have the database die when it is asked to remove what it has: ``dying(removed, restart)``.
+    """Have the database die when it is asked to remove what it has: ``dying(removed, then)``.
 
-    It has removed it by then or not, and is restarted by a function.
+    It has removed it by then or not; what is next is up to a function.
     """
 
-    def arrange(removed: bool, restart: Callable[[], None]) -> None:
+    def arrange(removed: bool, then: Callable[[], object]) -> None:
         begin = json_rpc.Connection.begin
 
         def begin_and_die(connection: json_rpc.Connection, method: str, operations: Any) -> int:
@@ -326,7 +327,7 @@ def dying(on_server: OvsdbServer, monkeypatch: pytest.MonkeyPatch) -> Dying:
             if removed:
                 connection.call(method, operations)
             on_server.stop()
-            restart()
+            then()
             return -1
 
         monkeypatch.setattr(json_rpc.Connection, "begin", begin_and_die)
@@ -346,8 +347,12 @@ def test_a_database_that_dies_in_the_middle_has_removed_all_or_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     add(on_server, "tap1", *LIBVIRTS)
-    dying(removed, lambda: None)
-    monkeypatch.setattr(boot, "TIMEOUT", 0.2)
+    begun = time.monotonic()
+
+    def leave_little_time() -> None:
+        monkeypatch.setattr(boot, "TIMEOUT", time.monotonic() - begun + 0.1)
+
+    dying(removed, leave_little_time)
 
     boot.main([])
 
@@ -362,7 +367,7 @@ def test_when_a_database_that_died_is_back_the_rest_is_done(
 ) -> None:
     caplog.set_level(logging.INFO)
     add(on_server, "tap1", *LIBVIRTS)
-    later = threading.Timer(0.15, on_server.start)
+    later = threading.Timer(0.05, on_server.start)
     dying(removed, later.start)
 
     boot.main([])

@@ -52,11 +52,20 @@ def test_the_log_of_who_watches_libvirt_tells_it_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domains, "RECONNECT", (0.01, 0.01))
+    attempts: list[Domains] = []
+    attempt = Domains._open
+
+    def counted(asked: Domains) -> object:
+        attempts.append(asked)
+        return attempt(asked)
+
+    monkeypatch.setattr(Domains, "_open", counted)
 
     async def main() -> str:
         watching = Domains()
         watching.watch()
-        await asyncio.sleep(0.2)
+        while len(attempts) < 5:
+            await asyncio.sleep(0.002)
         try:
             await watching.version()
         except Unavailable as error:

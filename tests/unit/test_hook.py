@@ -8,8 +8,6 @@ import re
 import struct
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,20 +16,6 @@ from vif_driver.wire import Reply, Request
 
 from .conftest import MAC, VDSM_INTERFACE, VNIC_ID
 from .hook_process import ROOT, SOURCE, Hook, ScriptedAgent, one_line
-
-
-@pytest.fixture
-def hook(tmp_path: Path, ovn_properties: dict[str, str]) -> Hook:
-    """The hook, with the environment of an OVN vNIC and no agent."""
-    return Hook(tmp_path, ovn_properties)
-
-
-@pytest.fixture
-def agent(hook: Hook) -> Iterator[ScriptedAgent]:
-    """An agent that gives the answers which the test puts in."""
-    scripted = ScriptedAgent(hook.socket)
-    yield scripted
-    scripted.stop()
 
 
 def test_a_hook_knows_every_event_that_it_is_installed_for() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,20 +21,6 @@ from .hook_process import SOURCE, Hook, ScriptedAgent, one_line
 
 PAUSED = wire.encode_reply(Reply(data=b"<interface/>", launch_flags=1))
 START = Start(VM_ID, (VnicIdentity(VNIC_ID, Plugin.OVIRT_PROVIDER_OVN, VM_ID),))
-
-
-@pytest.fixture
-def hook(tmp_path: Path, ovn_properties: dict[str, str]) -> Hook:
-    """The hook, with the environment of an OVN vNIC and no agent."""
-    return Hook(tmp_path, ovn_properties)
-
-
-@pytest.fixture
-def agent(hook: Hook) -> Iterator[ScriptedAgent]:
-    """An agent that gives the answers which the test puts in."""
-    scripted = ScriptedAgent(hook.socket)
-    yield scripted
-    scripted.stop()
 
 
 @pytest.fixture

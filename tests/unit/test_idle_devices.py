@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from vif_driver.host.links import Link, Links
 from vif_driver.marks import GROUP, Owner
 from vif_driver.vnic import Plugin, Vnic
 
-from . import own_sysfs
-from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace
+from .conftest import MAC, VM_ID, VNIC_ID, WithLinks
 
 VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC)
 OWNER = Owner(VNIC_ID, VM_ID)
@@ -26,27 +24,6 @@ STEM = VNIC_ID[:11]
 ALIAS = f"vif-driver {VNIC_ID} {VM_ID}"
 SAME_NAMES = f"vif-driver {VNIC_ID[:-1]}0 {VM_ID}"
 OTHER_NAMES = f"vif-driver {VM_ID} {VM_ID}"
-
-Scenario = Callable[[Links], Awaitable[Any]]
-InNamespace = Callable[[Scenario], Any]
-
-
-@pytest.fixture
-def with_links(in_network_namespace: RunInNamespace) -> InNamespace:
-    """Run a scenario in a network namespace with nothing but a loopback device."""
-
-    def run(scenario: Scenario) -> Any:
-        async def body() -> Any:
-            own_sysfs.mount()
-            links = Links()
-            try:
-                return await scenario(links)
-            finally:
-                await links.close()
-
-        return in_network_namespace(body)
-
-    return run
 
 
 def ip(commands: str) -> None:
@@ -65,7 +42,7 @@ def names(found: list[Idle]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("far_end", [VNIC.switch_end, VNIC.tap], ids=["hybrid", "Linux bridge"])
-def test_a_plug_whose_guest_never_came_is_idle(with_links: InNamespace, far_end: str) -> None:
+def test_a_plug_whose_guest_never_came_is_idle(with_links: WithLinks, far_end: str) -> None:
     async def scenario(links: Links) -> list[Idle]:
         await plug(links, far_end)
         return await private_bridge.idle(links)
@@ -76,7 +53,7 @@ def test_a_plug_whose_guest_never_came_is_idle(with_links: InNamespace, far_end:
     assert names([idle]) == [[VNIC.bridge, VNIC.bridge_end, far_end]]
 
 
-def test_with_a_guest_it_is_not_and_without_it_it_is_again(with_links: InNamespace) -> None:
+def test_with_a_guest_it_is_not_and_without_it_it_is_again(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> Any:
         await plug(links)
         ip(f"tuntap add {VNIC.tap} mode tap\nlink set {VNIC.tap} master {VNIC.bridge}\n")
@@ -87,7 +64,7 @@ def test_with_a_guest_it_is_not_and_without_it_it_is_again(with_links: InNamespa
     assert with_links(scenario) == ([], 1)
 
 
-def test_a_bridge_with_anything_else_on_it_is_not(with_links: InNamespace) -> None:
+def test_a_bridge_with_anything_else_on_it_is_not(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> Any:
         await plug(links)
         ip(f"link add x type veth peer y\nlink set x master {VNIC.bridge}\n")
@@ -96,7 +73,7 @@ def test_a_bridge_with_anything_else_on_it_is_not(with_links: InNamespace) -> No
     assert with_links(scenario) == []
 
 
-def test_devices_that_are_not_ours_are_not(with_links: InNamespace) -> None:
+def test_devices_that_are_not_ours_are_not(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> Any:
         # As os-vif makes them; and one that somebody else has named.
         ip(
@@ -114,7 +91,7 @@ def test_devices_that_are_not_ours_are_not(with_links: InNamespace) -> None:
 
 
 @pytest.mark.parametrize("left", [VNIC.bridge, VNIC.bridge_end])
-def test_what_there_is_of_a_plug_is_found(with_links: InNamespace, left: str) -> None:
+def test_what_there_is_of_a_plug_is_found(with_links: WithLinks, left: str) -> None:
     async def scenario(links: Links) -> Any:
         await plug(links)
         gone = {VNIC.bridge, VNIC.bridge_end} - {left}
@@ -125,7 +102,7 @@ def test_what_there_is_of_a_plug_is_found(with_links: InNamespace, left: str) ->
     assert with_links(scenario) == ([[VNIC.bridge]] if left == VNIC.bridge else ends)
 
 
-def test_what_was_not_named_yet_belongs_to_what_was(with_links: InNamespace) -> None:
+def test_what_was_not_named_yet_belongs_to_what_was(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> list[Idle]:
         await links.add_bridge(VNIC.bridge, GROUP)
         await links.change(VNIC.bridge, alias=ALIAS)
@@ -138,7 +115,7 @@ def test_what_was_not_named_yet_belongs_to_what_was(with_links: InNamespace) -> 
     assert names([idle]) == [[VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]]
 
 
-def test_devices_of_two_vnics_with_the_same_names_are_told_apart(with_links: InNamespace) -> None:
+def test_devices_of_two_vnics_with_the_same_names_are_told_apart(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> Any:
         await links.add_bridge(VNIC.bridge, GROUP)
         await links.add_veth(VNIC.bridge_end, VNIC.switch_end, GROUP)
@@ -153,7 +130,7 @@ def test_devices_of_two_vnics_with_the_same_names_are_told_apart(with_links: InN
     }
 
 
-def test_devices_under_the_names_of_another_vnic_are_nobodys(with_links: InNamespace) -> None:
+def test_devices_under_the_names_of_another_vnic_are_nobodys(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> Any:
         await links.add_bridge(VNIC.bridge, GROUP)
         await links.change(VNIC.bridge, alias=OTHER_NAMES)
@@ -163,7 +140,7 @@ def test_devices_under_the_names_of_another_vnic_are_nobodys(with_links: InNames
 
 
 def test_devices_without_a_name_are_removed_unless_they_were_named_or_made_anew_meanwhile(
-    with_links: InNamespace,
+    with_links: WithLinks,
 ) -> None:
     async def scenario(links: Links) -> set[str]:
         await links.add_bridge(VNIC.bridge, GROUP)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -41,26 +40,6 @@ from .paper_host import (
     PaperHost,
     a_port,
 )
-
-
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario at a host where nothing is."""
-    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
-
-
-@pytest.fixture
-def look(on_paper: OnPaper) -> OnPaper:
-    """Look at a host once, after it was made so."""
-
-    def run(arrange: Any, config: Config | None = None) -> Any:
-        async def scenario(paper: PaperHost) -> Any:
-            arrange(paper)
-            return await paper.find()
-
-        return on_paper(scenario, config=config)
-
-    return run
 
 
 def without(*keys: str) -> dict[str, str]:

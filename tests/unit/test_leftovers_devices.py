@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from vif_driver.reconciliation.leftovers import (
 )
 from vif_driver.vnic import Plugin, VnicIdentity
 
-from . import paper_host
 from .conftest import VM_ID, VNIC_ID
 from .inspected_host import a_vm, an_interface
 from .paper_host import (
@@ -39,27 +37,6 @@ from .paper_host import (
     qos_row,
     queue_row,
 )
-
-
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario at a host where nothing is."""
-    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
-
-
-@pytest.fixture
-def look(on_paper: OnPaper) -> OnPaper:
-    """Look at a host once, after it was made so."""
-
-    def run(arrange: Any, config: Config | None = None) -> Any:
-        async def scenario(paper: PaperHost) -> Any:
-            arrange(paper)
-            return await paper.find()
-
-        return on_paper(scenario, config=config)
-
-    return run
-
 
 # ---- QoS -----------------------------------------------------------------------------------------
 

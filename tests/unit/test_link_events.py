@@ -7,7 +7,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,46 +15,23 @@ import pytest
 from vif_driver.host import kernel, link_events
 from vif_driver.host.links import Links
 
-from . import own_sysfs
-from .conftest import RunInNamespace
+from .conftest import WithLinks
 
 GROUP = 5
-
-InNamespace = Callable[[Callable[[Links], Awaitable[Any]]], Any]
-
-
-@pytest.fixture
-def with_links(in_network_namespace: RunInNamespace) -> InNamespace:
-    """Run a scenario in a network namespace with nothing but a loopback device."""
-
-    def run(scenario: Callable[[Links], Awaitable[Any]]) -> Any:
-        async def body() -> Any:
-            own_sysfs.mount()
-            links = Links()
-            await links.all()
-            try:
-                # Far below the time after which a wait looks for the last time.
-                return await asyncio.wait_for(scenario(links), 5)
-            finally:
-                await links.close()
-
-        return in_network_namespace(body)
-
-    return run
 
 
 def begin(condition: Callable[[], bool], timeout: float = 60.0) -> asyncio.Task[bool]:
     return asyncio.get_running_loop().create_task(link_events.wait(condition, timeout))
 
 
-def test_what_holds_already_is_not_waited_for(with_links: InNamespace) -> None:
+def test_what_holds_already_is_not_waited_for(with_links: WithLinks) -> None:
     async def scenario(_links: Links) -> bool:
         return await link_events.wait(lambda: True, 0.0)
 
     assert with_links(scenario) is True
 
 
-def test_a_device_that_appears_ends_the_wait(with_links: InNamespace) -> None:
+def test_a_device_that_appears_ends_the_wait(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> bool:
         waiting = begin(lambda: kernel.has_device("br0"))
         await asyncio.sleep(0.02)
@@ -65,7 +42,7 @@ def test_a_device_that_appears_ends_the_wait(with_links: InNamespace) -> None:
     assert with_links(scenario) is True
 
 
-def test_a_device_that_gets_on_a_bridge_ends_the_wait(with_links: InNamespace) -> None:
+def test_a_device_that_gets_on_a_bridge_ends_the_wait(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> bool:
         await links.add_bridge("br0", GROUP)
         await links.add_veth("tap0", "far0", GROUP)
@@ -78,7 +55,7 @@ def test_a_device_that_gets_on_a_bridge_ends_the_wait(with_links: InNamespace) -
     assert with_links(scenario) is True
 
 
-def test_a_device_that_disappears_ends_the_wait(with_links: InNamespace) -> None:
+def test_a_device_that_disappears_ends_the_wait(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> bool:
         await links.add_bridge("br0", GROUP)
         waiting = begin(lambda: not kernel.has_device("br0"))
@@ -89,7 +66,7 @@ def test_a_device_that_disappears_ends_the_wait(with_links: InNamespace) -> None
     assert with_links(scenario) is True
 
 
-def test_other_devices_do_not_end_the_wait(with_links: InNamespace) -> None:
+def test_other_devices_do_not_end_the_wait(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> bool:
         waiting = begin(lambda: kernel.has_device("br0"), 0.2)
         for number in range(5):
@@ -99,7 +76,7 @@ def test_other_devices_do_not_end_the_wait(with_links: InNamespace) -> None:
     assert with_links(scenario) is False
 
 
-def test_time_that_runs_out_is_told(with_links: InNamespace) -> None:
+def test_time_that_runs_out_is_told(with_links: WithLinks) -> None:
     async def scenario(_links: Links) -> tuple[bool, float]:
         begun = time.monotonic()
         return await link_events.wait(lambda: False, 0.1), time.monotonic() - begun
@@ -110,7 +87,7 @@ def test_time_that_runs_out_is_told(with_links: InNamespace) -> None:
     assert 0.1 <= seconds < 1
 
 
-def test_nobody_is_woken_while_nothing_changes(with_links: InNamespace) -> None:
+def test_nobody_is_woken_while_nothing_changes(with_links: WithLinks) -> None:
     async def scenario(_links: Links) -> int:
         asked = 0
 
@@ -126,7 +103,7 @@ def test_nobody_is_woken_while_nothing_changes(with_links: InNamespace) -> None:
 
 
 def test_messages_that_were_lost_in_a_storm_do_not_lose_the_event(
-    with_links: InNamespace,
+    with_links: WithLinks,
 ) -> None:
     async def scenario(links: Links) -> bool:
         waiting = begin(lambda: kernel.has_device("late0"))
@@ -139,7 +116,7 @@ def test_messages_that_were_lost_in_a_storm_do_not_lose_the_event(
     assert with_links(scenario) is True
 
 
-def test_any_number_may_wait_and_each_takes_its_descriptor_back(with_links: InNamespace) -> None:
+def test_any_number_may_wait_and_each_takes_its_descriptor_back(with_links: WithLinks) -> None:
     async def scenario(links: Links) -> tuple[list[bool], bool]:
         before = len(os.listdir("/proc/self/fd"))
         waiting = [begin(lambda: kernel.has_device("br0")) for _ in range(50)]
@@ -151,7 +128,7 @@ def test_any_number_may_wait_and_each_takes_its_descriptor_back(with_links: InNa
     assert with_links(scenario) == ([True] * 50, True)
 
 
-def test_a_wait_that_is_cancelled_leaves_nothing_open(with_links: InNamespace) -> None:
+def test_a_wait_that_is_cancelled_leaves_nothing_open(with_links: WithLinks) -> None:
     async def scenario(_links: Links) -> bool:
         before = len(os.listdir("/proc/self/fd"))
         waiting = begin(lambda: False)
@@ -192,7 +169,7 @@ class Told:
         self._watch.close()
 
 
-def watching(with_links: InNamespace, *commands: str) -> Any:
+def watching(with_links: WithLinks, *commands: str) -> Any:
     """Tell how often a watch tells that a device is gone, for each batch of commands."""
 
     async def scenario(_links: Links) -> list[int]:
@@ -204,30 +181,30 @@ def watching(with_links: InNamespace, *commands: str) -> Any:
     return with_links(scenario)
 
 
-def test_a_device_that_is_gone_is_told(with_links: InNamespace) -> None:
+def test_a_device_that_is_gone_is_told(with_links: WithLinks) -> None:
     assert watching(with_links, "link add br0 type bridge", "link del br0") == [0, 1]
 
 
-def test_devices_that_appear_or_change_are_not_told(with_links: InNamespace) -> None:
+def test_devices_that_appear_or_change_are_not_told(with_links: WithLinks) -> None:
     changes = "link set lo up\nlink add br0 type bridge\nlink set br0 up\nlink set br0 alias x\n"
 
     assert watching(with_links, changes) == [0]
 
 
-def test_many_devices_that_are_gone_at_once_are_told_once(with_links: InNamespace) -> None:
+def test_many_devices_that_are_gone_at_once_are_told_once(with_links: WithLinks) -> None:
     make = "".join(f"link add s{number} group 7 type veth peer t{number}\n" for number in range(20))
 
     assert watching(with_links, make, "link del group 7") == [0, 1]
 
 
-def test_a_device_that_is_gone_among_others_that_appear_is_told(with_links: InNamespace) -> None:
+def test_a_device_that_is_gone_among_others_that_appear_is_told(with_links: WithLinks) -> None:
     make = "".join(f"link add br{number} type bridge\n" for number in range(5))
 
     assert watching(with_links, "link add x type bridge", f"link del x\n{make}")[1] == 1
 
 
 def test_messages_that_were_lost_are_taken_for_a_device_that_is_gone(
-    with_links: InNamespace,
+    with_links: WithLinks,
 ) -> None:
     storm = "".join(f"link add s{number} type veth peer t{number}\n" for number in range(150))
 
@@ -237,7 +214,7 @@ def test_messages_that_were_lost_are_taken_for_a_device_that_is_gone(
 
 
 def test_a_watch_that_is_closed_tells_nothing_and_leaves_nothing_open(
-    with_links: InNamespace,
+    with_links: WithLinks,
 ) -> None:
     async def scenario(_links: Links) -> Any:
         before = len(os.listdir("/proc/self/fd"))
@@ -249,7 +226,7 @@ def test_a_watch_that_is_closed_tells_nothing_and_leaves_nothing_open(
     assert with_links(scenario) == (0, 0)
 
 
-def test_after_a_watch_that_is_closed_there_may_be_another(with_links: InNamespace) -> None:
+def test_after_a_watch_that_is_closed_there_may_be_another(with_links: WithLinks) -> None:
     async def scenario(_links: Links) -> int:
         Told().close()
         told = Told()

@@ -30,8 +30,9 @@ from vif_driver.host.northbound_connection import Peer
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.southbound import Remote
 
+from .database_server import free_port
 from .northbound_server import SCHEMA, NorthboundServer
-from .southbound_server import Authority, SouthboundServer, free_port
+from .southbound_server import Authority, SouthboundServer
 
 NAMES = ["port1", "port2"]
 
@@ -432,13 +433,17 @@ def test_what_cannot_be_decided_is_not_written(server: NorthboundServer) -> None
     assert server.read("port1", "options") == {"requested-chassis": "hv1", "z": "z"}
 
 
-def test_a_port_that_never_rests_is_told(server: NorthboundServer) -> None:
+def test_a_port_that_never_rests_is_told(
+    server: NorthboundServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vif_driver.host.replica._PAUSE", 0.3)  # an attempt takes far less
+
     def change(port: LogicalSwitchPort) -> Edit:
         server.write("port1", options={"time": str(time.monotonic_ns())})
         return Edit(options={"x": "y"})
 
     async def scenario(database: Northbound) -> None:
-        await database.edit("set the hosts of a VM", change, timeout=0.3)
+        await database.edit("set the hosts of a VM", change, timeout=0.6)
 
     with pytest.raises(HostError, match="kept changing while trying to set the hosts of a VM"):
         connected([server.inet], scenario)
@@ -608,7 +613,7 @@ def test_another_database_is_told(tmp_path: Path) -> None:
     southbound = SouthboundServer(tmp_path)
     try:
         with pytest.raises(Unavailable, match="it has no database OVN_Northbound"):
-            connected([southbound.remote], nothing, timeout=0.1)
+            connected([southbound.remote], nothing, timeout=0.4)
     finally:
         southbound.stop()
 
@@ -857,11 +862,11 @@ def test_a_server_in_the_clear_is_no_tls_server(
     remote = server.inet.replace("tcp", "ssl")
 
     with pytest.raises(Unavailable, match=f"{remote}: it hangs up on this host, or on its certif"):
-        connected([remote], nothing, credentials=client, timeout=0.1)
+        connected([remote], nothing, credentials=client, timeout=0.4)
 
 
 def test_a_tls_server_is_no_server_in_the_clear(secure: NorthboundServer) -> None:
     remote = secure.inet.replace("ssl", "tcp")
 
     with pytest.raises(Unavailable, match=f"{remote}: it hangs up"):
-        connected([remote], nothing, timeout=0.1)
+        connected([remote], nothing, timeout=0.4)

@@ -20,7 +20,7 @@ from vif_driver.host.links import Links
 from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, Vnic, VnicIdentity
 
-from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace
+from .conftest import MAC, VM_ID, VNIC_ID, WithLinks
 
 VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC, mtu=1442)
 SAME_NAMES = Vnic(VNIC_ID[:-1] + "0", Plugin.OPEN_VSWITCH, VM_ID, MAC)
@@ -28,24 +28,13 @@ ANY_VM = VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, vm_id=None)
 OTHER_VM = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VNIC_ID, MAC)
 
 Scenario = Callable[[PrivateBridge, Links], Awaitable[Any]]
-InNamespace = Callable[[Scenario], Any]
+WithBridge = Callable[[Scenario], Any]
 
 
 @pytest.fixture
-def with_bridge(in_network_namespace: RunInNamespace) -> InNamespace:
+def with_bridge(with_links: WithLinks) -> WithBridge:
     """Run a scenario with the (not yet made) bridge of a vNIC."""
-
-    def run(scenario: Scenario) -> Any:
-        async def body() -> Any:
-            links = Links()
-            try:
-                return await scenario(a_bridge(links), links)
-            finally:
-                await links.close()
-
-        return in_network_namespace(body)
-
-    return run
+    return lambda scenario: with_links(lambda links: scenario(a_bridge(links), links))
 
 
 def a_bridge(links: Links, vnic: VnicIdentity = VNIC) -> PrivateBridge:
@@ -71,7 +60,7 @@ async def guest_plugs_in(bridge: PrivateBridge) -> None:
     await bridge.links.change(VNIC.tap, master=VNIC.bridge)
 
 
-def test_the_bridge_is_made_whole(with_bridge: InNamespace) -> None:
+def test_the_bridge_is_made_whole(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> Any:
         await make(bridge)
         return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
@@ -84,7 +73,7 @@ def test_the_bridge_is_made_whole(with_bridge: InNamespace) -> None:
     assert (qvb.master, qvo.master) == (qbr.index, None)
 
 
-def test_every_device_carries_our_mark(with_bridge: InNamespace) -> None:
+def test_every_device_carries_our_mark(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> Any:
         await make(bridge)
         return [await links.get(n) for n in (VNIC.bridge, VNIC.bridge_end, VNIC.switch_end)]
@@ -106,19 +95,11 @@ def test_every_device_carries_our_mark(with_bridge: InNamespace) -> None:
     ],
 )
 def test_the_bridge_is_transparent_and_filtered(
-    with_bridge: InNamespace, attribute: str, value: str
+    with_bridge: WithBridge, attribute: str, value: str
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> str:
         await make(bridge)
-        # sysfs shows the devices of the namespace that it was mounted in.
-        show = [
-            "unshare",
-            "-m",
-            "sh",
-            "-c",
-            f"mount -t sysfs s /sys; cat /sys/class/net/{VNIC.bridge}/bridge/{attribute}",
-        ]
-        return subprocess.run(show, check=True, capture_output=True, text=True).stdout.strip()
+        return Path(f"/sys/class/net/{VNIC.bridge}/bridge/{attribute}").read_text().strip()
 
     assert with_bridge(scenario) == value
 
@@ -133,7 +114,7 @@ def test_the_bridge_is_transparent_and_filtered(
     ],
 )
 def test_the_host_is_silent_on_every_device(
-    with_bridge: InNamespace, device: str, parameter: str, value: str
+    with_bridge: WithBridge, device: str, parameter: str, value: str
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> str:
         await make(bridge)
@@ -144,7 +125,7 @@ def test_the_host_is_silent_on_every_device(
 
 @pytest.mark.parametrize("step", range(1, 8))
 def test_wherever_an_agent_was_killed_what_it_left_can_be_removed(
-    with_bridge: InNamespace, step: int
+    with_bridge: WithBridge, step: int
 ) -> None:
     class Killed(BaseException):
         pass
@@ -174,7 +155,7 @@ def test_wherever_an_agent_was_killed_what_it_left_can_be_removed(
     assert VNIC.bridge in left and after == []
 
 
-def test_a_failure_takes_back_what_was_made(with_bridge: InNamespace) -> None:
+def test_a_failure_takes_back_what_was_made(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         with pytest.raises(KeyError):
             async with Undo() as undo:
@@ -187,7 +168,7 @@ def test_a_failure_takes_back_what_was_made(with_bridge: InNamespace) -> None:
 
 @pytest.mark.parametrize("name", [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end])
 def test_a_name_that_somebody_else_has_is_refused_and_nothing_changed(
-    with_bridge: InNamespace, name: str
+    with_bridge: WithBridge, name: str
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> Any:
         ip("link", "add", name, "type", "bridge")
@@ -199,7 +180,7 @@ def test_a_name_that_somebody_else_has_is_refused_and_nothing_changed(
     assert with_bridge(scenario) == ([name], True)
 
 
-def test_another_vnic_with_the_same_names_is_refused(with_bridge: InNamespace) -> None:
+def test_another_vnic_with_the_same_names_is_refused(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
         await make(bridge)
         with pytest.raises(NameTaken, match=VNIC_ID):
@@ -208,7 +189,7 @@ def test_another_vnic_with_the_same_names_is_refused(with_bridge: InNamespace) -
     with_bridge(scenario)
 
 
-def test_it_is_removed_whole(with_bridge: InNamespace) -> None:
+def test_it_is_removed_whole(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         await make(bridge)
         await bridge.require_unused()
@@ -218,7 +199,7 @@ def test_it_is_removed_whole(with_bridge: InNamespace) -> None:
     assert with_bridge(scenario) == []
 
 
-def test_removing_what_is_not_there_is_no_error(with_bridge: InNamespace) -> None:
+def test_removing_what_is_not_there_is_no_error(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
         await bridge.require_unused()
         await bridge.remove()
@@ -226,7 +207,7 @@ def test_removing_what_is_not_there_is_no_error(with_bridge: InNamespace) -> Non
     with_bridge(scenario)
 
 
-def test_a_device_without_our_mark_is_not_removed(with_bridge: InNamespace) -> None:
+def test_a_device_without_our_mark_is_not_removed(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         ip("link", "add", VNIC.bridge, "type", "bridge")
         await bridge.remove()
@@ -235,7 +216,7 @@ def test_a_device_without_our_mark_is_not_removed(with_bridge: InNamespace) -> N
     assert with_bridge(scenario) == [VNIC.bridge]
 
 
-def test_another_vnics_bridge_is_not_removed(with_bridge: InNamespace) -> None:
+def test_another_vnics_bridge_is_not_removed(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         await make(bridge)
         await a_bridge(links, SAME_NAMES).remove()
@@ -244,7 +225,7 @@ def test_another_vnics_bridge_is_not_removed(with_bridge: InNamespace) -> None:
     assert with_bridge(scenario) == [VNIC.bridge, VNIC.bridge_end, VNIC.switch_end]
 
 
-def test_whichever_vm_it_was_made_for_it_can_be_removed(with_bridge: InNamespace) -> None:
+def test_whichever_vm_it_was_made_for_it_can_be_removed(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         await make(bridge)
         await a_bridge(links, ANY_VM).remove()
@@ -254,7 +235,7 @@ def test_whichever_vm_it_was_made_for_it_can_be_removed(with_bridge: InNamespace
 
 
 def test_a_bridge_that_belongs_to_another_vm_by_now_is_not_removed(
-    with_bridge: InNamespace,
+    with_bridge: WithBridge,
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         await make(a_bridge(links, OTHER_VM))
@@ -265,7 +246,7 @@ def test_a_bridge_that_belongs_to_another_vm_by_now_is_not_removed(
 
 
 def test_a_plug_that_is_cancelled_in_the_middle_of_a_request_leaves_nothing(
-    with_bridge: InNamespace,
+    with_bridge: WithBridge,
 ) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> list[str]:
         begun = asyncio.Event()
@@ -291,7 +272,7 @@ def test_a_plug_that_is_cancelled_in_the_middle_of_a_request_leaves_nothing(
     assert with_bridge(scenario) == []
 
 
-def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: InNamespace) -> None:
+def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
         await make(bridge)
         await guest_plugs_in(bridge)
@@ -301,7 +282,7 @@ def test_a_bridge_with_a_guest_on_it_is_in_use(with_bridge: InNamespace) -> None
     with_bridge(scenario)
 
 
-def test_a_guest_that_is_not_on_its_bridge_is_told(with_bridge: InNamespace) -> None:
+def test_a_guest_that_is_not_on_its_bridge_is_told(with_bridge: WithBridge) -> None:
     async def scenario(bridge: PrivateBridge, links: Links) -> None:
         await make(bridge)
         ip("tuntap", "add", VNIC.tap, "mode", "tap")

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,15 +17,8 @@ from vif_driver.host.domains import State
 from vif_driver.host.starts import Start
 from vif_driver.vnic import Plugin, VnicIdentity
 
-from . import stage
 from .conftest import VM_ID, VNIC_ID
 from .stage import HASTY, PATIENT, REASON, SECOND, VNIC, OnStage, Stage, a_moment
-
-
-@pytest.fixture
-def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
-    """Run a scenario in which one VM stands still."""
-    return functools.partial(stage.run, folder=tmp_path, patch=monkeypatch)
 
 
 def test_a_vm_runs_once_the_last_of_its_vnics_is_ready(on_stage: OnStage) -> None:

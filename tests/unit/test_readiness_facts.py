@@ -21,8 +21,7 @@ from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
-from . import own_sysfs
-from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, RunInNamespace
+from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, WithLinks
 
 VNIC = VnicIdentity(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID)
 OTHER_ID = VNIC_ID[:-1] + "0"  # the same device names
@@ -33,22 +32,20 @@ OnHost = Callable[[Scenario], Any]
 
 
 @pytest.fixture
-def on_host(in_network_namespace: RunInNamespace, ovsdb_server: OvsdbServer) -> OnHost:
+def on_host(with_links: WithLinks, ovsdb_server: OvsdbServer) -> OnHost:
     """Run a scenario on a host with Open vSwitch's database and no device but the loopback's."""
 
     def run(scenario: Scenario) -> Any:
-        async def body() -> Any:
-            own_sysfs.mount()
-            links, ovsdb = Links(), Ovsdb(ovsdb_server.socket)
+        async def body(links: Links) -> Any:
+            ovsdb = Ovsdb(ovsdb_server.socket)
             ovsdb.replica.open()
             try:
                 await ovsdb.replica.wait_connected()
-                return await asyncio.wait_for(scenario(Host(links, ovsdb)), 5)
+                return await scenario(Host(links, ovsdb))
             finally:
                 ovsdb.replica.close()
-                await links.close()
 
-        return in_network_namespace(body)
+        return with_links(body)
 
     return run
 

@@ -19,12 +19,10 @@ from vif_driver.attachments.linux_bridge import (
 from vif_driver.attachments.private_bridge import PrivateBridge
 from vif_driver.config import Config
 from vif_driver.host import Host, kernel, neutron_agent
-from vif_driver.host.links import Links
 from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
-from . import own_sysfs
-from .conftest import MAC, VM_ID, VNIC_ID, RunInNamespace
+from .conftest import MAC, VM_ID, VNIC_ID, WithLinks
 
 VNIC = VnicIdentity(VNIC_ID, Plugin.LINUX_BRIDGE, VM_ID)
 ANY_VM = VnicIdentity(VNIC_ID, Plugin.LINUX_BRIDGE, None)
@@ -34,21 +32,9 @@ OnHost = Callable[[Scenario], Any]
 
 
 @pytest.fixture
-def on_host(in_network_namespace: RunInNamespace) -> OnHost:
+def on_host(with_links: WithLinks) -> OnHost:
     """Run a scenario on a host with no device but the loopback's."""
-
-    def run(scenario: Scenario) -> Any:
-        async def body() -> Any:
-            own_sysfs.mount()
-            links = Links()
-            try:
-                return await asyncio.wait_for(scenario(Host(links)), 5)
-            finally:
-                await links.close()
-
-        return in_network_namespace(body)
-
-    return run
+    return lambda scenario: with_links(lambda links: scenario(Host(links)))
 
 
 async def plug_linux_bridge(host: Host, taken_by: str | None, guest_on: str | None) -> None:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +11,8 @@ import pytest
 from vif_driver.host.domains import State
 from vif_driver.host.starts import Start
 
-from . import stage
 from .conftest import VM_ID, VNIC_ID
 from .stage import HASTY, VNIC, OnStage, Stage, a_moment
-
-
-@pytest.fixture
-def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
-    """Run a scenario in which one VM stands still."""
-    return functools.partial(stage.run, folder=tmp_path, patch=monkeypatch)
-
 
 # ---- an agent that ends, and the next one ----------------------------------------------------
 

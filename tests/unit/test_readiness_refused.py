@@ -4,22 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from pathlib import Path
-
-import pytest
 
 from vif_driver.vnic import VnicIdentity
 
-from . import stage
 from .stage import VNIC, OnStage, Stage, a_moment
 
 REFUSED_VM = "8e555951-0ed1-22e2-c356-600edf85fbe3"
-
-
-@pytest.fixture
-def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
-    return functools.partial(stage.run, folder=tmp_path, patch=monkeypatch)
 
 
 def test_the_vnic_of_the_vm_that_has_it_is_watched_on(on_stage: OnStage) -> None:

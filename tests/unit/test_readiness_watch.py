@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,15 +14,8 @@ from vif_driver.config import Config
 from vif_driver.host.domains import State
 from vif_driver.vnic import Plugin, VnicIdentity
 
-from . import stage
 from .conftest import VNIC_ID
 from .stage import HASTY, REASON, SECOND, VNIC, OnStage, Stage, a_moment
-
-
-@pytest.fixture
-def on_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnStage:
-    """Run a scenario in which one VM stands still."""
-    return functools.partial(stage.run, folder=tmp_path, patch=monkeypatch)
 
 
 def test_a_hot_plugged_vnic_that_becomes_ready_is_logged(

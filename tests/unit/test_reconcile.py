@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from vif_driver.host.domains import Domain
 from vif_driver.host.ovsdb_rows import PortRows
 from vif_driver.reconciliation import leftovers
 
-from . import paper_host
 from .conftest import VM_ID, VNIC_ID
 from .inspected_host import a_vm, an_interface, virtualport
 from .paper_host import (
@@ -32,23 +29,10 @@ from .paper_host import (
     fields,
 )
 
-
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
-    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
-
-
-@pytest.fixture
-def from_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario that starts the reconciler itself."""
-    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
-
-
 # ---- what was left: two looks --------------------------------------------------------------------
 
 
-def test_a_port_of_a_vm_that_is_gone_goes_after_the_grace_period(on_paper: OnPaper) -> None:
+def test_a_port_of_a_vm_that_is_gone_goes_after_the_grace_period(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(SETTLE + GRACE - 0.1)
@@ -56,10 +40,10 @@ def test_a_port_of_a_vm_that_is_gone_goes_after_the_grace_period(on_paper: OnPap
         await asyncio.sleep(0.2)
         return before, paper.ports
 
-    assert on_paper(scenario) == ({TAP}, set())
+    assert with_reconciler(scenario) == ({TAP}, set())
 
 
-def test_what_an_agent_finds_when_it_starts_has_its_grace_period_too(from_start: OnPaper) -> None:
+def test_what_an_agent_finds_when_it_starts_has_its_grace_period_too(on_paper: OnPaper) -> None:
     async def scenario(paper: PaperHost) -> Any:
         paper.database.add(a_port())
         reconciler = paper.reconciler()
@@ -70,11 +54,11 @@ def test_what_an_agent_finds_when_it_starts_has_its_grace_period_too(from_start:
         await reconciler.close()
         return before, paper.ports
 
-    assert from_start(scenario) == ({TAP}, set())
+    assert on_paper(scenario) == ({TAP}, set())
 
 
 def test_what_the_second_look_does_not_find_any_more_has_its_grace_period_anew(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.database.add(a_port())
@@ -86,10 +70,10 @@ def test_what_the_second_look_does_not_find_any_more_has_its_grace_period_anew(
         await asyncio.sleep(SETTLE + GRACE - 0.1)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
-def test_each_leftover_has_a_grace_period_of_its_own(on_paper: OnPaper) -> None:
+def test_each_leftover_has_a_grace_period_of_its_own(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(GRACE / 2)
@@ -99,10 +83,10 @@ def test_each_leftover_has_a_grace_period_of_its_own(on_paper: OnPaper) -> None:
         await asyncio.sleep(GRACE / 2)
         return first, paper.ports
 
-    assert on_paper(scenario) == ({"tap2"}, set())
+    assert with_reconciler(scenario) == ({"tap2"}, set())
 
 
-def test_events_without_end_keep_no_leftover_from_its_second_look(on_paper: OnPaper) -> None:
+def test_events_without_end_keep_no_leftover_from_its_second_look(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.database.add(a_port())
         for _ in range(100):
@@ -110,11 +94,11 @@ def test_events_without_end_keep_no_leftover_from_its_second_look(on_paper: OnPa
             paper.database.tell()
         return paper.ports
 
-    assert on_paper(scenario) == set()
+    assert with_reconciler(scenario) == set()
 
 
 @pytest.mark.parametrize("grace", [1.0, 600.0])
-def test_the_grace_period_is_the_one_that_is_set(on_paper: OnPaper, grace: float) -> None:
+def test_the_grace_period_is_the_one_that_is_set(with_reconciler: OnPaper, grace: float) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(SETTLE + grace - 0.1)
@@ -122,7 +106,7 @@ def test_the_grace_period_is_the_one_that_is_set(on_paper: OnPaper, grace: float
         await asyncio.sleep(0.1 + SETTLE)
         return before, paper.ports
 
-    assert on_paper(scenario, config=Config(grace=grace)) == ({TAP}, set())
+    assert with_reconciler(scenario, config=Config(grace=grace)) == ({TAP}, set())
 
 
 # ---- reasons to look -----------------------------------------------------------------------------
@@ -139,17 +123,17 @@ def test_the_grace_period_is_the_one_that_is_set(on_paper: OnPaper, grace: float
     ids=["a device is gone", "a VM has changed", "libvirt is back", "a row has changed"],
 )
 def test_an_event_is_a_reason_for_one_look(
-    on_paper: OnPaper, event: Callable[[PaperHost], None]
+    with_reconciler: OnPaper, event: Callable[[PaperHost], None]
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         event(paper)
         await asyncio.sleep(DAY)
         return len(paper.looks)
 
-    assert on_paper(scenario) == 1
+    assert with_reconciler(scenario) == 1
 
 
-def test_events_at_once_are_a_reason_for_one_look(on_paper: OnPaper) -> None:
+def test_events_at_once_are_a_reason_for_one_look(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         for _ in range(50):
             paper.database.tell()
@@ -158,11 +142,11 @@ def test_events_at_once_are_a_reason_for_one_look(on_paper: OnPaper) -> None:
         await asyncio.sleep(SOON)
         return len(paper.looks)
 
-    assert on_paper(scenario) == 1
+    assert with_reconciler(scenario) == 1
 
 
 def test_an_event_while_a_look_is_taken_is_a_reason_for_another(
-    on_paper: OnPaper, monkeypatch: pytest.MonkeyPatch
+    with_reconciler: OnPaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         find = leftovers.find
@@ -177,10 +161,10 @@ def test_an_event_while_a_look_is_taken_is_a_reason_for_another(
         await asyncio.sleep(DAY)
         return len(paper.looks)
 
-    assert on_paper(scenario) == 2
+    assert with_reconciler(scenario) == 2
 
 
-def test_a_host_where_nothing_happens_is_not_looked_at(on_paper: OnPaper) -> None:
+def test_a_host_where_nothing_happens_is_not_looked_at(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.libvirt.vms = [a_vm(an_interface("br-int", TAP, more=virtualport(VNIC_ID)))]
         paper.kernel.add(TAP)
@@ -190,10 +174,10 @@ def test_a_host_where_nothing_happens_is_not_looked_at(on_paper: OnPaper) -> Non
         await asyncio.sleep(DAY)
         return paper.looks
 
-    assert on_paper(scenario) == []
+    assert with_reconciler(scenario) == []
 
 
-def test_a_port_that_stays_is_not_looked_at_again(on_paper: OnPaper) -> None:
+def test_a_port_that_stays_is_not_looked_at_again(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.libvirt.vms = [a_vm()]
         paper.database.add(a_port())
@@ -202,10 +186,12 @@ def test_a_port_that_stays_is_not_looked_at_again(on_paper: OnPaper) -> None:
         await asyncio.sleep(DAY)
         return paper.looks
 
-    assert on_paper(scenario) == []
+    assert with_reconciler(scenario) == []
 
 
-def test_events_that_leave_nothing_behind_are_no_reason_to_ask_libvirt(on_paper: OnPaper) -> None:
+def test_events_that_leave_nothing_behind_are_no_reason_to_ask_libvirt(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         for number in range(10):
             paper.kernel.add(f"veth{number}")
@@ -216,36 +202,36 @@ def test_events_that_leave_nothing_behind_are_no_reason_to_ask_libvirt(on_paper:
             await asyncio.sleep(SOON)
         return paper.libvirt.asked
 
-    assert on_paper(scenario) == 0
+    assert with_reconciler(scenario) == 0
 
 
-def test_a_removal_is_a_reason_for_one_more_look_and_no_other(on_paper: OnPaper) -> None:
+def test_a_removal_is_a_reason_for_one_more_look_and_no_other(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(DAY)
         return paper.ports, len(paper.looks)
 
-    assert on_paper(scenario) == (set(), 3)
+    assert with_reconciler(scenario) == (set(), 3)
 
 
 # ---- the end -------------------------------------------------------------------------------------
 
 
-def test_a_reconciler_that_ends_stops_listening(on_paper: OnPaper) -> None:
+def test_a_reconciler_that_ends_stops_listening(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         await reconciler.close()
         paper.database.add(a_port())
         await asyncio.sleep(DAY)
         return paper.looks, paper.ports, paper.listeners
 
-    assert on_paper(scenario) == ([], {TAP}, 0)
+    assert with_reconciler(scenario) == ([], {TAP}, 0)
 
 
-def test_a_reconciler_that_was_never_started_ends_too(from_start: OnPaper) -> None:
-    from_start(lambda paper: paper.reconciler().close())
+def test_a_reconciler_that_was_never_started_ends_too(on_paper: OnPaper) -> None:
+    on_paper(lambda paper: paper.reconciler().close())
 
 
-def test_the_end_of_an_agent_waits_for_no_look(on_paper: OnPaper) -> None:
+def test_the_end_of_an_agent_waits_for_no_look(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> float:
         async def hang() -> list[Domain]:
             await asyncio.sleep(DAY)
@@ -258,11 +244,11 @@ def test_the_end_of_an_agent_waits_for_no_look(on_paper: OnPaper) -> None:
         await reconciler.close()
         return asyncio.get_running_loop().time() - begun
 
-    assert on_paper(scenario) == 0
+    assert with_reconciler(scenario) == 0
 
 
 def test_what_is_being_removed_when_the_agent_ends_is_told_and_the_rest_is_left(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -277,5 +263,5 @@ def test_what_is_being_removed_when_the_agent_ends_is_told_and_the_rest_is_left(
         await reconciler.close()
         return len(paper.ports)
 
-    assert on_paper(scenario) == BATCH + 1
+    assert with_reconciler(scenario) == BATCH + 1
     assert len(fields(caplog)) == BATCH

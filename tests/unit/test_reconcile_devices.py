@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from vif_driver.agent.reconcile import RETRY, SETTLE, Reconciler
 from vif_driver.host.starts import START_TIME
 from vif_driver.reconciliation import leftovers
 
-from . import paper_host
 from .conftest import VM_ID, VNIC_ID
 from .inspected_host import a_vm
 from .paper_host import (
@@ -39,18 +36,6 @@ from .paper_host import (
 )
 
 
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
-    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
-
-
-@pytest.fixture
-def from_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario that starts the reconciler itself."""
-    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
-
-
 def add_hybrid(paper: PaperHost, *names: str) -> None:
     """Have a plug be there that was not finished, and its port if it came so far."""
     paper.kernel.add_ours(*(names or (QBR, QVB, QVO)))
@@ -65,7 +50,7 @@ def add_hybrid(paper: PaperHost, *names: str) -> None:
     ids=["hybrid", "bridge alone", "hybrid without a port", "veth alone", "Linux bridge"],
 )
 def test_a_plug_that_was_not_finished_and_whose_vm_is_gone_goes_whole(
-    on_paper: OnPaper, names: tuple[str, ...]
+    with_reconciler: OnPaper, names: tuple[str, ...]
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         add_hybrid(paper, *names)
@@ -74,11 +59,11 @@ def test_a_plug_that_was_not_finished_and_whose_vm_is_gone_goes_whole(
         await asyncio.sleep(SOON)
         return before, paper.kernel.names, paper.ports
 
-    assert on_paper(scenario) == (len(names) or 3, set(), set())
+    assert with_reconciler(scenario) == (len(names) or 3, set(), set())
 
 
 def test_devices_that_go_are_told_with_their_port_and_all_that_is_needed_to_put_it_back(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     port = a_port(QVO, OURS)
@@ -88,7 +73,7 @@ def test_devices_that_go_are_told_with_their_port_and_all_that_is_needed_to_put_
         paper.database.add(port)
         await asyncio.sleep(GRACE + SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     (line,) = fields(caplog)
     assert (line["VIF_ROW_ID"], line["VIF_VNIC"]) == (port.uuid, VNIC_ID)
@@ -96,7 +81,7 @@ def test_devices_that_go_are_told_with_their_port_and_all_that_is_needed_to_put_
 
 
 def test_devices_without_a_port_are_told_too(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -104,7 +89,7 @@ def test_devices_without_a_port_are_told_too(
         add_hybrid(paper, QBR)
         await asyncio.sleep(GRACE + SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     assert fields(caplog) == [{"VIF_VM": VM_ID, "VIF_VNIC": VNIC_ID, "VIF_EVENT": "reconcile"}]
 
@@ -118,7 +103,7 @@ def test_devices_without_a_port_are_told_too(
     ids=["other software's", "another vNIC's"],
 )
 def test_a_port_of_that_name_that_does_not_go_with_the_devices_stays(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture, ids: dict[str, str]
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture, ids: dict[str, str]
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -129,12 +114,12 @@ def test_a_port_of_that_name_that_does_not_go_with_the_devices_stays(
         await asyncio.sleep(GRACE + SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {QVO}
+    assert with_reconciler(scenario) == {QVO}
     assert [line for line in fields(caplog) if "VIF_ROW" in line] == []
 
 
 def test_devices_that_an_agent_did_not_come_to_name_go_after_the_time_of_a_start(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.kernel.add_ours(QBR, owner="")
@@ -144,11 +129,11 @@ def test_devices_that_an_agent_did_not_come_to_name_go_after_the_time_of_a_start
         await asyncio.sleep(0.2)
         return before, paper.kernel.names
 
-    assert on_paper(scenario) == ({QBR}, set())
+    assert with_reconciler(scenario) == ({QBR}, set())
 
 
 def test_a_plug_that_came_to_nothing_goes_although_nothing_happens_any_more(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> set[str]:
         paper.begin()
@@ -157,11 +142,11 @@ def test_a_plug_that_came_to_nothing_goes_although_nothing_happens_any_more(
         await asyncio.sleep(START_TIME + SETTLE + GRACE + SOON)
         return paper.kernel.names
 
-    assert on_paper(scenario) == set()
+    assert with_reconciler(scenario) == set()
 
 
 @pytest.mark.parametrize("tap", [TAP, QTP])
-def test_devices_whose_guest_joins_them_meanwhile_stay(on_paper: OnPaper, tap: str) -> None:
+def test_devices_whose_guest_joins_them_meanwhile_stay(with_reconciler: OnPaper, tap: str) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         add_hybrid(paper)
         await asyncio.sleep(SOON)
@@ -169,20 +154,20 @@ def test_devices_whose_guest_joins_them_meanwhile_stay(on_paper: OnPaper, tap: s
         await asyncio.sleep(DAY)
         return paper.kernel.names
 
-    assert on_paper(scenario) == {QBR, QVB, QVO, tap}
+    assert with_reconciler(scenario) == {QBR, QVB, QVO, tap}
 
 
-def test_devices_that_somebody_works_on_stay(on_paper: OnPaper) -> None:
+def test_devices_that_somebody_works_on_stay(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         add_hybrid(paper)
         async with paper.turns.of(TAP):
             await asyncio.sleep(GRACE + SOON)
             return paper.kernel.names
 
-    assert on_paper(scenario) == {QBR, QVB, QVO}
+    assert with_reconciler(scenario) == {QBR, QVB, QVO}
 
 
-def test_devices_that_somebody_works_on_hold_up_no_others(on_paper: OnPaper) -> None:
+def test_devices_that_somebody_works_on_hold_up_no_others(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         add_hybrid(paper, QBR)
         paper.kernel.add_ours("qbr8d444840-9d", owner=f"{OTHER_VM} {OTHER_VM}")
@@ -190,10 +175,10 @@ def test_devices_that_somebody_works_on_hold_up_no_others(on_paper: OnPaper) -> 
             await asyncio.sleep(GRACE + SOON)
             return paper.kernel.names
 
-    assert on_paper(scenario) == {QBR}
+    assert with_reconciler(scenario) == {QBR}
 
 
-def test_nobody_works_on_devices_while_they_are_removed(on_paper: OnPaper) -> None:
+def test_nobody_works_on_devices_while_they_are_removed(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         taken: list[bool] = []
         delete = paper.kernel.delete
@@ -207,11 +192,11 @@ def test_nobody_works_on_devices_while_they_are_removed(on_paper: OnPaper) -> No
         await asyncio.sleep(GRACE + SOON)
         return taken, paper.turns.is_taken(TAP)
 
-    assert on_paper(scenario) == ([True, True, True], False)
+    assert with_reconciler(scenario) == ([True, True, True], False)
 
 
 def test_devices_that_changed_while_the_turn_was_waited_for_stay(
-    on_paper: OnPaper, monkeypatch: pytest.MonkeyPatch
+    with_reconciler: OnPaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         add_hybrid(paper)
@@ -226,11 +211,11 @@ def test_devices_that_changed_while_the_turn_was_waited_for_stay(
         await asyncio.sleep(GRACE)
         return paper.kernel.names
 
-    assert on_paper(scenario) == {QBR, QVB, QVO}
+    assert with_reconciler(scenario) == {QBR, QVB, QVO}
 
 
 def test_devices_made_anew_under_the_same_names_have_their_own_grace_period(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.kernel.add_ours(QBR)
@@ -241,11 +226,11 @@ def test_devices_made_anew_under_the_same_names_have_their_own_grace_period(
         await asyncio.sleep(GRACE)
         return paper.kernel.names
 
-    assert on_paper(scenario) == {QBR}
+    assert with_reconciler(scenario) == {QBR}
 
 
 def test_devices_that_the_kernel_does_not_let_go_are_told_and_tried_again(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.kernel.refusal = REFUSED
@@ -257,13 +242,13 @@ def test_devices_that_the_kernel_does_not_let_go_are_told_and_tried_again(
         await asyncio.sleep(RETRY + SOON)
         return before, paper.kernel.names
 
-    assert on_paper(scenario) == (0, set())
+    assert with_reconciler(scenario) == (0, set())
     assert f"{QBR} (VM {VM_ID}, vNIC {VNIC_ID}): not removed: it refused" in caplog.text
 
 
 @pytest.mark.parametrize("away", ["database", "libvirt"])
 def test_whoever_goes_while_devices_are_judged_keeps_them(
-    on_paper: OnPaper, monkeypatch: pytest.MonkeyPatch, away: str
+    with_reconciler: OnPaper, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         add_hybrid(paper)
@@ -282,10 +267,10 @@ def test_whoever_goes_while_devices_are_judged_keeps_them(
         await asyncio.sleep(GRACE)
         return paper.kernel.names
 
-    assert on_paper(scenario) == {QBR, QVB, QVO}
+    assert with_reconciler(scenario) == {QBR, QVB, QVO}
 
 
-def test_without_open_vswitch_devices_go_all_the_same(from_start: OnPaper) -> None:
+def test_without_open_vswitch_devices_go_all_the_same(on_paper: OnPaper) -> None:
     async def scenario(paper: PaperHost) -> set[str]:
         paper.kernel.add_ours(QBR, QVB, TAP)
         reconciler = paper.reconciler(ovsdb=None)
@@ -294,10 +279,12 @@ def test_without_open_vswitch_devices_go_all_the_same(from_start: OnPaper) -> No
         await reconciler.close()
         return paper.kernel.names
 
-    assert from_start(scenario) == set()
+    assert on_paper(scenario) == set()
 
 
-def test_an_agent_that_ends_while_it_removes_devices_holds_no_turn(on_paper: OnPaper) -> None:
+def test_an_agent_that_ends_while_it_removes_devices_holds_no_turn(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         async def hang(_name: str) -> bool:
             await asyncio.sleep(DAY)
@@ -310,4 +297,4 @@ def test_an_agent_that_ends_while_it_removes_devices_holds_no_turn(on_paper: OnP
         await reconciler.close()
         return during, paper.turns.is_taken(TAP)
 
-    assert on_paper(scenario) == (True, False)
+    assert with_reconciler(scenario) == (True, False)

@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import json
 import logging
-import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -29,8 +28,7 @@ from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Start, Starts
 from vif_driver.vnic import Plugin, Vnic
 
-from . import own_sysfs
-from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, RunInNamespace
+from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, WithLinks
 from .inspected_host import a_vm, an_interface, virtualport
 from .paper_host import LIBVIRTS, OTHER_VM, OURS, QBR, QVO, TAP, Libvirt, fields
 
@@ -138,14 +136,12 @@ NEVER = {command[3]: command for command in _NEVER}
 
 
 @pytest.fixture(scope="module")
-def survivors(
-    tmp_path_factory: pytest.TempPathFactory, database_with_bridge: Path
-) -> Iterator[set[str]]:
+def survivors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[str]]:
     """The ports that are there after a stale one beside them has gone, and some time has passed."""
     folder = tmp_path_factory.mktemp("survivors")
     server = OvsdbServer(folder)
-    shutil.copy(database_with_bridge, server.database)
     server.start()
+    server.reset()
     commands = [word for command in NEVER.values() for word in command]
     server.vsctl("add-br", "ovirtmgmt", *commands, *port("stale", LIBVIRTS))
 
@@ -290,26 +286,14 @@ def test_an_agent_that_ends_in_the_middle_of_a_request_leaves_no_half_of_it(
 
 @pytest.fixture
 def in_kernel(
-    in_network_namespace: RunInNamespace,
+    with_links: WithLinks,
     ovsdb_server: OvsdbServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> OnHost:
     """Run a scenario with real devices."""
     hasten(monkeypatch)
-
-    def run(scenario: Scenario) -> Any:
-        async def body() -> Any:
-            own_sysfs.mount()
-            links = Links()
-            try:
-                return await play(scenario, ovsdb_server, tmp_path, links)
-            finally:
-                await links.close()
-
-        return in_network_namespace(body)
-
-    return run
+    return lambda scenario: with_links(lambda links: play(scenario, ovsdb_server, tmp_path, links))
 
 
 async def plug(stage: Stage) -> PrivateBridge:

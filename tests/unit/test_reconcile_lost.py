@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from vif_driver.agent.reconcile import LOST_GRACE, RETRY, SETTLE, Reconciler
 from vif_driver.host.domains import Domain
 from vif_driver.reconciliation import leftovers
 
-from . import paper_host
 from .conftest import VM_ID, VNIC_ID
 from .inspected_host import a_vm, an_interface, virtualport
 from .paper_host import (
@@ -27,18 +24,6 @@ from .paper_host import (
     PaperHost,
     a_port,
 )
-
-
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
-    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
-
-
-@pytest.fixture
-def from_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario that starts the reconciler itself."""
-    return functools.partial(paper_host.play, folder=tmp_path, patch=monkeypatch)
 
 
 def run_vm(paper: PaperHost, more: str = "") -> None:
@@ -56,7 +41,9 @@ async def lose(paper: PaperHost, more: str = "") -> None:
     paper.database.drop(TAP)
 
 
-def test_a_port_that_a_vm_has_lost_is_plugged_again_after_two_looks(on_paper: OnPaper) -> None:
+def test_a_port_that_a_vm_has_lost_is_plugged_again_after_two_looks(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         await lose(paper)
         await asyncio.sleep(SETTLE + LOST_GRACE - 0.1)
@@ -64,17 +51,17 @@ def test_a_port_that_a_vm_has_lost_is_plugged_again_after_two_looks(on_paper: On
         await asyncio.sleep(0.2)
         return before, paper.database.rows[0].ids, reconciler.counts.plugged
 
-    assert on_paper(scenario) == (set(), LIBVIRTS, 1)
+    assert with_reconciler(scenario) == (set(), LIBVIRTS, 1)
 
 
 def test_what_was_plugged_again_is_told(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> None:
         await lose(paper)
         await asyncio.sleep(SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     (record,) = caplog.records
     assert (
@@ -84,29 +71,31 @@ def test_what_was_plugged_again_is_told(
 
 
 def test_limits_that_are_lost_with_the_port_are_told(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> None:
         await lose(paper, "<bandwidth><inbound average='1000'/></bandwidth>")
         await asyncio.sleep(SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     assert "the limits of its bandwidth are lost; change them in the engine and back" in caplog.text
 
 
-def test_plugging_again_is_a_reason_for_one_more_look_and_no_other(on_paper: OnPaper) -> None:
+def test_plugging_again_is_a_reason_for_one_more_look_and_no_other(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         await lose(paper)
         paper.looks.clear()
         await asyncio.sleep(DAY)
         return len(paper.looks)
 
-    assert on_paper(scenario) == 3
+    assert with_reconciler(scenario) == 3
 
 
 def test_a_port_that_was_lost_while_there_was_no_agent_is_plugged_again(
-    from_start: OnPaper,
+    on_paper: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost) -> set[str]:
         run_vm(paper)
@@ -117,11 +106,11 @@ def test_a_port_that_was_lost_while_there_was_no_agent_is_plugged_again(
         await reconciler.close()
         return paper.ports
 
-    assert from_start(scenario) == {TAP}
+    assert on_paper(scenario) == {TAP}
 
 
 def test_ports_that_were_lost_with_their_bridge_are_plugged_when_it_is_back(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         run_vm(paper)
@@ -134,11 +123,11 @@ def test_ports_that_were_lost_with_their_bridge_are_plugged_when_it_is_back(
         await asyncio.sleep(SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
 def test_ports_that_were_lost_with_the_database_are_plugged_when_it_is_back(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         run_vm(paper)
@@ -154,10 +143,10 @@ def test_ports_that_were_lost_with_the_database_are_plugged_when_it_is_back(
         await asyncio.sleep(SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
-def test_a_bridge_that_is_not_there_is_no_reason_to_ask_libvirt(on_paper: OnPaper) -> None:
+def test_a_bridge_that_is_not_there_is_no_reason_to_ask_libvirt(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         paper.database.bridges.clear()
         for _ in range(10):
@@ -165,10 +154,12 @@ def test_a_bridge_that_is_not_there_is_no_reason_to_ask_libvirt(on_paper: OnPape
             await asyncio.sleep(SOON)
         return paper.libvirt.asked
 
-    assert on_paper(scenario) == 0
+    assert with_reconciler(scenario) == 0
 
 
-def test_a_vm_that_libvirt_finds_when_it_is_back_has_its_port_again(on_paper: OnPaper) -> None:
+def test_a_vm_that_libvirt_finds_when_it_is_back_has_its_port_again(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.kernel.add(TAP)
         interface = an_interface("br-int", TAP, more=virtualport(VNIC_ID))
@@ -177,11 +168,11 @@ def test_a_vm_that_libvirt_finds_when_it_is_back_has_its_port_again(on_paper: On
         await asyncio.sleep(SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
 def test_a_word_of_libvirts_in_the_middle_of_a_look_is_not_lost(
-    on_paper: OnPaper, monkeypatch: pytest.MonkeyPatch
+    with_reconciler: OnPaper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         find = leftovers.find
@@ -200,11 +191,11 @@ def test_a_word_of_libvirts_in_the_middle_of_a_look_is_not_lost(
         await asyncio.sleep(2 * SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
 def test_a_port_that_is_back_at_the_second_look_is_left_alone(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> int:
         await lose(paper)
@@ -213,13 +204,13 @@ def test_a_port_that_is_back_at_the_second_look_is_left_alone(
         await asyncio.sleep(SOON)
         return reconciler.counts.plugged
 
-    assert on_paper(scenario) == 0
+    assert with_reconciler(scenario) == 0
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("gone", ["tap", "VM"])
 def test_a_vnic_that_is_gone_at_the_second_look_is_not_plugged(
-    on_paper: OnPaper, gone: str
+    with_reconciler: OnPaper, gone: str
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         await lose(paper)
@@ -231,11 +222,11 @@ def test_a_vnic_that_is_gone_at_the_second_look_is_not_plugged(
         await asyncio.sleep(SOON)
         return paper.ports
 
-    assert on_paper(scenario) == set()
+    assert with_reconciler(scenario) == set()
 
 
 def test_a_vnic_that_is_unplugged_while_it_is_about_to_be_plugged_is_not(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         await lose(paper)
@@ -249,11 +240,11 @@ def test_a_vnic_that_is_unplugged_while_it_is_about_to_be_plugged_is_not(
         await asyncio.sleep(SOON)
         return paper.ports, reconciler.counts.plugged
 
-    assert on_paper(scenario) == (set(), 0)
+    assert with_reconciler(scenario) == (set(), 0)
 
 
 def test_a_vnic_that_somebody_works_on_is_plugged_as_soon_as_he_is_done(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         await lose(paper)
@@ -263,10 +254,10 @@ def test_a_vnic_that_somebody_works_on_is_plugged_as_soon_as_he_is_done(
         await asyncio.sleep(SOON)
         return before, paper.ports
 
-    assert on_paper(scenario) == (set(), {TAP})
+    assert with_reconciler(scenario) == (set(), {TAP})
 
 
-def test_a_vnic_that_somebody_works_on_holds_up_no_other(on_paper: OnPaper) -> None:
+def test_a_vnic_that_somebody_works_on_holds_up_no_other(with_reconciler: OnPaper) -> None:
     second = "4d2be2fa" + VNIC_ID[8:]
 
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
@@ -281,11 +272,11 @@ def test_a_vnic_that_somebody_works_on_holds_up_no_other(on_paper: OnPaper) -> N
             await asyncio.sleep(SOON)
             return paper.ports
 
-    assert on_paper(scenario) == {"tap2"}
+    assert with_reconciler(scenario) == {"tap2"}
 
 
 def test_whoever_was_away_for_a_moment_has_the_time_for_which_a_port_is_missing_begin_anew(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         await lose(paper)
@@ -298,10 +289,10 @@ def test_whoever_was_away_for_a_moment_has_the_time_for_which_a_port_is_missing_
         await asyncio.sleep(0.2)
         return before, paper.ports
 
-    assert on_paper(scenario) == (set(), {TAP})
+    assert with_reconciler(scenario) == (set(), {TAP})
 
 
-def test_nobody_works_on_a_vnic_while_it_is_plugged_again(on_paper: OnPaper) -> None:
+def test_nobody_works_on_a_vnic_while_it_is_plugged_again(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         taken: list[bool] = []
         add_port = paper.database.add_port
@@ -315,12 +306,12 @@ def test_nobody_works_on_a_vnic_while_it_is_plugged_again(on_paper: OnPaper) -> 
         await asyncio.sleep(SOON)
         return taken, paper.turns.is_taken(TAP)
 
-    assert on_paper(scenario) == ([True], False)
+    assert with_reconciler(scenario) == ([True], False)
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
 def test_a_port_that_cannot_be_plugged_is_told_and_tried_once_a_minute(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture, busy: bool
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture, busy: bool
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         await lose(paper)
@@ -334,24 +325,24 @@ def test_a_port_that_cannot_be_plugged_is_told_and_tried_once_a_minute(
         await asyncio.sleep(RETRY + SOON)
         return tried, paper.ports
 
-    tried, ports = on_paper(scenario)
+    tried, ports = with_reconciler(scenario)
 
     assert 8 <= tried <= 11 and ports == {TAP}
     assert "is missing and was not plugged again: it refused" in caplog.text
 
 
-def test_a_port_that_cannot_be_plugged_lets_a_quiet_host_sleep(on_paper: OnPaper) -> None:
+def test_a_port_that_cannot_be_plugged_lets_a_quiet_host_sleep(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         await lose(paper)
         paper.database.refusal = REFUSED
         await asyncio.sleep(10 * RETRY)
         return paper.libvirt.asked
 
-    assert on_paper(scenario) <= 13
+    assert with_reconciler(scenario) <= 13
 
 
 def test_of_many_ports_each_is_plugged_and_libvirt_asked_about_one_vm_for_each(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         for number in range(20):
@@ -364,4 +355,4 @@ def test_of_many_ports_each_is_plugged_and_libvirt_asked_about_one_vm_for_each(
         await asyncio.sleep(SOON)
         return reconciler.counts.plugged, paper.libvirt.asked
 
-    assert on_paper(scenario) == (20, 2)
+    assert with_reconciler(scenario) == (20, 2)

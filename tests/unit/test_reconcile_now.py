@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -37,12 +35,6 @@ from .paper_host import (
 )
 
 
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
-    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
-
-
 async def timed(reconciler: Reconciler) -> tuple[Report, float]:
     begun = virtual_time.now()
     return await reconciler.now(), virtual_time.now() - begun
@@ -52,19 +44,19 @@ def a_vm_with_a_port() -> Domain:
     return a_vm(an_interface("br-int", TAP, more=virtualport(VNIC_ID)))
 
 
-def test_where_all_is_well_one_look_tells_so(on_paper: OnPaper) -> None:
+def test_where_all_is_well_one_look_tells_so(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         return *await timed(reconciler), len(paper.looks), paper.libvirt.asked
 
-    assert on_paper(scenario) == (Report(), SETTLE, 1, 1)
+    assert with_reconciler(scenario) == (Report(), SETTLE, 1, 1)
 
 
-def test_what_is_left_over_goes_after_the_grace_period(on_paper: OnPaper) -> None:
+def test_what_is_left_over_goes_after_the_grace_period(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         port = paper.database.add(a_port())
         return *await timed(reconciler), paper.ports, port.uuid
 
-    report, seconds, ports, row_id = on_paper(scenario)
+    report, seconds, ports, row_id = with_reconciler(scenario)
 
     (told,) = report.removed
     assert ports == set()
@@ -74,20 +66,22 @@ def test_what_is_left_over_goes_after_the_grace_period(on_paper: OnPaper) -> Non
     assert (report.left, report.trouble) == ((), None)
 
 
-def test_what_was_found_before_needs_only_the_rest_of_its_grace_period(on_paper: OnPaper) -> None:
+def test_what_was_found_before_needs_only_the_rest_of_its_grace_period(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(SETTLE + GRACE - 4)
         return await timed(reconciler)
 
-    report, seconds = on_paper(scenario)
+    report, seconds = with_reconciler(scenario)
 
     assert len(report.removed) == 1
     assert 3.9 < seconds < 5
 
 
 @pytest.mark.parametrize("kind", ["devices", "qos"])
-def test_devices_and_rows_of_qos_are_told_of_too(on_paper: OnPaper, kind: str) -> None:
+def test_devices_and_rows_of_qos_are_told_of_too(with_reconciler: OnPaper, kind: str) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Report:
         if kind == "devices":
             paper.kernel.add_ours(QBR, QVB, QVO)
@@ -95,50 +89,52 @@ def test_devices_and_rows_of_qos_are_told_of_too(on_paper: OnPaper, kind: str) -
             paper.database.unused["QoS"]["q"] = qos_row()
         return await reconciler.now()
 
-    (told,) = on_paper(scenario).removed
+    (told,) = with_reconciler(scenario).removed
 
     assert told.what.startswith({"devices": f"{QBR}, {QVB}, {QVO}", "qos": "QoS q"}[kind])
     assert (told.vm_id, told.row_id) == (VM_ID, {"devices": None, "qos": "q"}[kind])
 
 
-def test_a_lost_port_is_plugged_again(on_paper: OnPaper) -> None:
+def test_a_lost_port_is_plugged_again(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.kernel.add(TAP)
         paper.libvirt.vms = [a_vm_with_a_port()]
         return *await timed(reconciler), paper.ports
 
-    report, seconds, ports = on_paper(scenario)
+    report, seconds, ports = with_reconciler(scenario)
 
     assert ports == {TAP}
     assert [told.what for told in report.plugged] == [f"port {TAP} (VM {VM_ID}, vNIC {VNIC_ID})"]
     assert (report.left, seconds) == ((), SETTLE + LOST_GRACE)
 
 
-def test_a_port_without_a_device_that_stays_is_told_with_the_reason(on_paper: OnPaper) -> None:
+def test_a_port_without_a_device_that_stays_is_told_with_the_reason(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Report:
         paper.libvirt.vms = [a_vm()]
         paper.database.add(a_port())
         return await reconciler.now()
 
-    report = on_paper(scenario)
+    report = with_reconciler(scenario)
 
     assert [told.why for told in report.kept] == [f"VM {VM_ID} is there"]
     assert report.removed == ()
 
 
-def test_what_needs_more_time_is_left_and_not_waited_for(on_paper: OnPaper) -> None:
+def test_what_needs_more_time_is_left_and_not_waited_for(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.kernel.add_ours(QBR, owner="")  # of an agent that was killed right then
         return await timed(reconciler)
 
-    report, seconds = on_paper(scenario)
+    report, seconds = with_reconciler(scenario)
 
     (told,) = report.left
     assert told.why.endswith(f"; it goes in {START_TIME:.0f} s if that is still so")
     assert (report.removed, seconds) == ((), SETTLE)
 
 
-def test_what_cannot_be_done_is_left_and_told(on_paper: OnPaper) -> None:
+def test_what_cannot_be_done_is_left_and_told(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.kernel.add(TAP)
         paper.libvirt.vms = [a_vm_with_a_port()]
@@ -146,7 +142,7 @@ def test_what_cannot_be_done_is_left_and_told(on_paper: OnPaper) -> None:
         paper.database.refusal = REFUSED
         return *await timed(reconciler), paper.ports
 
-    report, seconds, ports = on_paper(scenario)
+    report, seconds, ports = with_reconciler(scenario)
 
     whys = [told.why.partition("; ")[2] for told in report.left]
     assert whys == [
@@ -158,7 +154,7 @@ def test_what_cannot_be_done_is_left_and_told(on_paper: OnPaper) -> None:
 
 
 @pytest.mark.parametrize("who", ["libvirt", "database"])
-def test_whoever_does_not_answer_is_told_at_once(on_paper: OnPaper, who: str) -> None:
+def test_whoever_does_not_answer_is_told_at_once(with_reconciler: OnPaper, who: str) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         if who == "libvirt":
             paper.libvirt.deaf = AWAY
@@ -166,10 +162,12 @@ def test_whoever_does_not_answer_is_told_at_once(on_paper: OnPaper, who: str) ->
             paper.database.connect(False)
         return await timed(reconciler)
 
-    assert on_paper(scenario) == (Report(trouble=str(AWAY)), SETTLE)
+    assert with_reconciler(scenario) == (Report(trouble=str(AWAY)), SETTLE)
 
 
-def test_whoever_falls_silent_between_the_looks_is_told_and_nothing_goes(on_paper: OnPaper) -> None:
+def test_whoever_falls_silent_between_the_looks_is_told_and_nothing_goes(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         asking = asyncio.ensure_future(reconciler.now())
@@ -177,13 +175,13 @@ def test_whoever_falls_silent_between_the_looks_is_told_and_nothing_goes(on_pape
         paper.libvirt.deaf = AWAY
         return await asking, paper.ports
 
-    report, ports = on_paper(scenario)
+    report, ports = with_reconciler(scenario)
 
     assert ports == {TAP}
     assert (report.removed, len(report.left), report.trouble) == ((), 1, str(AWAY))
 
 
-def test_a_look_that_was_under_way_does_not_count(on_paper: OnPaper) -> None:
+def test_a_look_that_was_under_way_does_not_count(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Report:
         under_way, go_on = asyncio.Event(), asyncio.Event()
         answer = paper.libvirt.all
@@ -202,24 +200,24 @@ def test_a_look_that_was_under_way_does_not_count(on_paper: OnPaper) -> None:
         go_on.set()
         return await asking
 
-    report = on_paper(scenario)
+    report = with_reconciler(scenario)
 
     assert {told.what.split()[1] for told in report.removed} == {TAP, "tap2"}
 
 
-def test_who_asks_at_once_shares_the_looks(on_paper: OnPaper) -> None:
+def test_who_asks_at_once_shares_the_looks(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         reports = await asyncio.gather(*(reconciler.now() for _ in range(5)))
         return reports, len(paper.looks), paper.database.transactions
 
-    reports, looks, transactions = on_paper(scenario)
+    reports, looks, transactions = with_reconciler(scenario)
 
     assert [len(report.removed) for report in reports] == [1] * 5
     assert (looks, len(transactions)) == (2, 1)
 
 
-def test_who_stops_waiting_disturbs_nobody(on_paper: OnPaper) -> None:
+def test_who_stops_waiting_disturbs_nobody(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         asking = asyncio.ensure_future(reconciler.now())
@@ -227,12 +225,12 @@ def test_who_stops_waiting_disturbs_nobody(on_paper: OnPaper) -> None:
         asking.cancel()
         return await reconciler.now(), paper.ports
 
-    report, ports = on_paper(scenario)
+    report, ports = with_reconciler(scenario)
 
     assert (len(report.removed), ports) == (1, set())
 
 
-def test_an_agent_that_ends_keeps_nobody_waiting(on_paper: OnPaper) -> None:
+def test_an_agent_that_ends_keeps_nobody_waiting(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         asking = asyncio.ensure_future(timed(reconciler))
@@ -240,13 +238,13 @@ def test_an_agent_that_ends_keeps_nobody_waiting(on_paper: OnPaper) -> None:
         await reconciler.close()
         return await asking
 
-    report, seconds = on_paper(scenario)
+    report, seconds = with_reconciler(scenario)
 
     assert report.trouble.startswith("vif-agent ends")
     assert seconds == SOON
 
 
-def test_a_look_that_takes_too_long_is_given_up(on_paper: OnPaper) -> None:
+def test_a_look_that_takes_too_long_is_given_up(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         async def never() -> list[Domain]:
             await asyncio.sleep(paper_host.DAY)
@@ -255,7 +253,7 @@ def test_a_look_that_takes_too_long_is_given_up(on_paper: OnPaper) -> None:
         paper.libvirt.all = never  # type: ignore[method-assign]
         return await timed(reconciler)
 
-    report, seconds = on_paper(scenario)
+    report, seconds = with_reconciler(scenario)
 
     assert "not done within 40 s" in report.trouble
     assert seconds == GRACE + ASK_TIME

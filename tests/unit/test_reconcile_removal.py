@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vif_driver.agent.reconcile import BATCH, RETRY, TOLD, Counts, Reconciler
 
-from . import paper_host
 from .conftest import VM_ID, VNIC_ID
 from .paper_host import (
     GRACE,
@@ -30,14 +27,8 @@ from .paper_host import (
 )
 
 
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
-    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
-
-
 def test_every_removal_is_told_before_the_deed_with_all_that_is_needed_to_put_it_back(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     told: list[dict[str, str]] = []
@@ -48,7 +39,7 @@ def test_every_removal_is_told_before_the_deed_with_all_that_is_needed_to_put_it
         paper.database.add(port)
         await asyncio.sleep(GRACE + SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     (line,) = told
     assert {key: line[key] for key in ("VIF_VM", "VIF_VNIC", "VIF_EVENT", "VIF_ROW_ID")} == {
@@ -61,7 +52,7 @@ def test_every_removal_is_told_before_the_deed_with_all_that_is_needed_to_put_it
     assert fields(caplog) == told
 
 
-def test_what_is_removed_is_counted(on_paper: OnPaper) -> None:
+def test_what_is_removed_is_counted(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.add(a_port(), a_port("tap2"))
         paper.database.unused["QoS"]["q1"] = qos_row()
@@ -69,10 +60,12 @@ def test_what_is_removed_is_counted(on_paper: OnPaper) -> None:
         await asyncio.sleep(GRACE + SOON)
         return reconciler.counts
 
-    assert on_paper(scenario) == Counts(removed=4)
+    assert with_reconciler(scenario) == Counts(removed=4)
 
 
-def test_what_is_found_is_told_once(on_paper: OnPaper, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_found_is_told_once(
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
 
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> None:
@@ -81,13 +74,13 @@ def test_what_is_found_is_told_once(on_paper: OnPaper, caplog: pytest.LogCapture
             await asyncio.sleep(GRACE / 4)
             paper.database.tell()
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     assert caplog.text.count("is left over (its device is gone") == 1
 
 
 def test_of_very_much_that_is_found_a_part_is_told_one_by_one(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -95,23 +88,23 @@ def test_of_very_much_that_is_found_a_part_is_told_one_by_one(
         paper.database.add(*(a_port(f"tap{number}") for number in range(TOLD + 7)))
         await asyncio.sleep(SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     assert caplog.text.count("is left over (") == TOLD
     assert "7 more are left over" in caplog.messages
 
 
-def test_very_many_ports_go_in_several_transactions(on_paper: OnPaper) -> None:
+def test_very_many_ports_go_in_several_transactions(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(*(a_port(f"tap{number}") for number in range(2 * BATCH + 1)))
         await asyncio.sleep(GRACE + SOON)
         return paper.ports, [ports for ports, _ in paper.database.transactions]
 
-    assert on_paper(scenario) == (set(), [BATCH, BATCH, 1])
+    assert with_reconciler(scenario) == (set(), [BATCH, BATCH, 1])
 
 
 def test_a_request_that_is_refused_is_told_and_made_again_after_a_while(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(paper: PaperHost, reconciler: Reconciler) -> Any:
         paper.database.refusal = REFUSED
@@ -122,13 +115,13 @@ def test_a_request_that_is_refused_is_told_and_made_again_after_a_while(
         await asyncio.sleep(RETRY + SOON)
         return refused, paper.ports
 
-    assert on_paper(scenario) == (0, set())
+    assert with_reconciler(scenario) == (0, set())
     assert "1 stale rows were not removed: it refused" in caplog.text
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["quiet", "busy"])
 def test_what_cannot_be_removed_is_tried_once_a_minute_whatever_happens_on_the_host(
-    on_paper: OnPaper, busy: bool
+    with_reconciler: OnPaper, busy: bool
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         paper.database.refusal = REFUSED
@@ -139,20 +132,20 @@ def test_what_cannot_be_removed_is_tried_once_a_minute_whatever_happens_on_the_h
                 paper.kernel.remove("anything")
         return len(paper.database.transactions)
 
-    assert 8 <= on_paper(scenario) <= 11
+    assert 8 <= with_reconciler(scenario) <= 11
 
 
-def test_what_cannot_be_removed_lets_a_quiet_host_sleep(on_paper: OnPaper) -> None:
+def test_what_cannot_be_removed_lets_a_quiet_host_sleep(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         paper.database.refusal = REFUSED
         paper.database.add(a_port())
         await asyncio.sleep(10 * RETRY)
         return paper.libvirt.asked
 
-    assert on_paper(scenario) <= 12
+    assert with_reconciler(scenario) <= 12
 
 
-def test_qos_that_a_port_used_goes_after_it(on_paper: OnPaper) -> None:
+def test_qos_that_a_port_used_goes_after_it(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         def orphan_qos() -> None:
             if not paper.database.unused["QoS"]:
@@ -165,11 +158,11 @@ def test_qos_that_a_port_used_goes_after_it(on_paper: OnPaper) -> None:
         await asyncio.sleep(2 * GRACE + 2 * SOON)
         return paper.database.transactions, paper.database.unused
 
-    assert on_paper(scenario) == ([(1, 0), (0, 2)], {"QoS": {}, "Queue": {}})
+    assert with_reconciler(scenario) == ([(1, 0), (0, 2)], {"QoS": {}, "Queue": {}})
 
 
 def test_a_row_of_qos_is_told_with_its_columns(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -178,14 +171,14 @@ def test_a_row_of_qos_is_told_with_its_columns(
         paper.database.tell()
         await asyncio.sleep(GRACE + SOON)
 
-    on_paper(scenario)
+    with_reconciler(scenario)
 
     (line,) = fields(caplog)
     assert (line["VIF_ROW_ID"], line["VIF_VM"]) == ("u1", VM_ID)
     assert json.loads(line["VIF_ROW"]) == {"Queue": queue_row()}
 
 
-def test_much_qos_goes_queues_last(on_paper: OnPaper) -> None:
+def test_much_qos_goes_queues_last(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         many = range(BATCH)
         paper.database.unused = {
@@ -199,4 +192,4 @@ def test_much_qos_goes_queues_last(on_paper: OnPaper) -> None:
         await asyncio.sleep(GRACE)
         return left
 
-    assert on_paper(scenario) == [BATCH, 0]
+    assert with_reconciler(scenario) == [BATCH, 0]

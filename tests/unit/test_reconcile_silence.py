@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from vif_driver.host.domains import Domain
 from vif_driver.host.ovsdb_rows import PortRows
 from vif_driver.host.starts import START_TIME
 
-from . import paper_host
 from .conftest import VM_ID, VNIC_ID
 from .inspected_host import a_vm
 from .paper_host import (
@@ -33,17 +30,10 @@ from .paper_host import (
     fields,
 )
 
-
-@pytest.fixture
-def on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnPaper:
-    """Run a scenario with a reconciler that has taken its first look, at a host without VMs."""
-    return functools.partial(paper_host.play_started, folder=tmp_path, patch=monkeypatch)
-
-
 # ---- who is silent -------------------------------------------------------------------------------
 
 
-def test_while_libvirt_does_not_answer_nothing_goes(on_paper: OnPaper) -> None:
+def test_while_libvirt_does_not_answer_nothing_goes(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(SOON)
@@ -51,10 +41,10 @@ def test_while_libvirt_does_not_answer_nothing_goes(on_paper: OnPaper) -> None:
         await asyncio.sleep(DAY)
         return paper.ports, paper.database.transactions
 
-    assert on_paper(scenario) == ({TAP}, [])
+    assert with_reconciler(scenario) == ({TAP}, [])
 
 
-def test_once_libvirt_is_back_the_grace_period_begins_anew(on_paper: OnPaper) -> None:
+def test_once_libvirt_is_back_the_grace_period_begins_anew(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(SOON)
@@ -67,11 +57,11 @@ def test_once_libvirt_is_back_the_grace_period_begins_anew(on_paper: OnPaper) ->
         await asyncio.sleep(0.2)
         return before, paper.ports
 
-    assert on_paper(scenario) == ({TAP}, set())
+    assert with_reconciler(scenario) == ({TAP}, set())
 
 
 def test_a_libvirt_that_was_away_for_a_moment_between_two_looks_begins_it_anew(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.database.add(a_port())
@@ -81,10 +71,10 @@ def test_a_libvirt_that_was_away_for_a_moment_between_two_looks_begins_it_anew(
         await asyncio.sleep(SETTLE + GRACE - 0.1)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
-def test_while_the_database_does_not_answer_nothing_goes(on_paper: OnPaper) -> None:
+def test_while_the_database_does_not_answer_nothing_goes(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         await asyncio.sleep(SOON)
@@ -92,11 +82,11 @@ def test_while_the_database_does_not_answer_nothing_goes(on_paper: OnPaper) -> N
         await asyncio.sleep(DAY)
         return paper.ports, paper.database.transactions
 
-    assert on_paper(scenario) == ({TAP}, [])
+    assert with_reconciler(scenario) == ({TAP}, [])
 
 
 def test_a_database_that_was_away_for_a_moment_between_two_looks_begins_it_anew(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
@@ -108,11 +98,11 @@ def test_a_database_that_was_away_for_a_moment_between_two_looks_begins_it_anew(
         await asyncio.sleep(0.2)
         return before, paper.ports
 
-    assert on_paper(scenario) == ({TAP}, set())
+    assert with_reconciler(scenario) == ({TAP}, set())
 
 
 def test_a_database_that_comes_back_in_the_middle_of_a_removal_keeps_the_port(
-    on_paper: OnPaper,
+    with_reconciler: OnPaper,
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         def away_for_a_moment() -> None:
@@ -124,11 +114,11 @@ def test_a_database_that_comes_back_in_the_middle_of_a_removal_keeps_the_port(
         await asyncio.sleep(GRACE + SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
 def test_a_database_that_goes_in_the_middle_of_many_removals_is_not_asked_for_the_others(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -138,12 +128,14 @@ def test_a_database_that_goes_in_the_middle_of_many_removals_is_not_asked_for_th
         await asyncio.sleep(GRACE + SOON)
         return len(paper.ports), len(paper.database.transactions)
 
-    assert on_paper(scenario) == (3 * BATCH, 1)
+    assert with_reconciler(scenario) == (3 * BATCH, 1)
     assert len(fields(caplog)) == BATCH
     assert f"{BATCH} stale rows were not removed" in caplog.text
 
 
-def test_a_libvirt_that_hung_and_says_nothing_of_it_is_asked_again(on_paper: OnPaper) -> None:
+def test_a_libvirt_that_hung_and_says_nothing_of_it_is_asked_again(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.libvirt.deaf = AWAY
         paper.database.add(a_port())
@@ -152,12 +144,12 @@ def test_a_libvirt_that_hung_and_says_nothing_of_it_is_asked_again(on_paper: OnP
         await asyncio.sleep(RETRY + GRACE)
         return paper.ports
 
-    assert on_paper(scenario) == set()
+    assert with_reconciler(scenario) == set()
 
 
 @pytest.mark.parametrize("fault", [AWAY, ZeroDivisionError("a fault")], ids=["silence", "fault"])
 def test_a_look_that_failed_begins_the_grace_period_anew_even_if_nothing_is_heard_of_it(
-    on_paper: OnPaper, fault: Exception
+    with_reconciler: OnPaper, fault: Exception
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
@@ -172,21 +164,21 @@ def test_a_look_that_failed_begins_the_grace_period_anew_even_if_nothing_is_hear
         await asyncio.sleep(0.2)
         return before, paper.ports
 
-    assert on_paper(scenario) == ({TAP}, set())
+    assert with_reconciler(scenario) == ({TAP}, set())
 
 
-def test_a_silence_that_lasts_is_not_asked_into_all_the_time(on_paper: OnPaper) -> None:
+def test_a_silence_that_lasts_is_not_asked_into_all_the_time(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> int:
         paper.libvirt.deaf = AWAY
         paper.database.add(a_port())
         await asyncio.sleep(100 * RETRY)
         return paper.libvirt.asked
 
-    assert on_paper(scenario) <= 101
+    assert with_reconciler(scenario) <= 101
 
 
 def test_a_fault_removes_nothing_is_logged_and_does_not_end_the_looks(
-    on_paper: OnPaper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         async def broken() -> list[Domain]:
@@ -201,34 +193,34 @@ def test_a_fault_removes_nothing_is_logged_and_does_not_end_the_looks(
         await asyncio.sleep(RETRY + GRACE + SOON)
         return kept, paper.ports
 
-    assert on_paper(scenario) == ({TAP}, set())
+    assert with_reconciler(scenario) == ({TAP}, set())
     assert "ZeroDivisionError: a fault" in caplog.text
 
 
 # ---- who comes in between ------------------------------------------------------------------------
 
 
-def test_a_plug_that_began_meanwhile_wins(on_paper: OnPaper) -> None:
+def test_a_plug_that_began_meanwhile_wins(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         paper.database.add(a_port())
         async with paper.turns.of(TAP):
             await asyncio.sleep(GRACE + SOON)
             return paper.ports, paper.database.transactions
 
-    assert on_paper(scenario) == ({TAP}, [])
+    assert with_reconciler(scenario) == ({TAP}, [])
 
 
-def test_a_plug_of_a_hybrid_vnic_that_began_meanwhile_wins(on_paper: OnPaper) -> None:
+def test_a_plug_of_a_hybrid_vnic_that_began_meanwhile_wins(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.database.add(a_port(QVO, OURS))
         async with paper.turns.of(TAP):
             await asyncio.sleep(GRACE + SOON)
             return paper.ports
 
-    assert on_paper(scenario) == {QVO}
+    assert with_reconciler(scenario) == {QVO}
 
 
-def test_a_plug_that_begins_while_the_request_is_made_wins(on_paper: OnPaper) -> None:
+def test_a_plug_that_begins_while_the_request_is_made_wins(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> Any:
         plugging = asyncio.Event()
 
@@ -253,10 +245,12 @@ def test_a_plug_that_begins_while_the_request_is_made_wins(on_paper: OnPaper) ->
         task.cancel()
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
-def test_a_plug_that_is_over_and_left_nothing_does_not_protect_for_ever(on_paper: OnPaper) -> None:
+def test_a_plug_that_is_over_and_left_nothing_does_not_protect_for_ever(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.database.add(a_port())
         async with paper.turns.of(TAP):
@@ -264,11 +258,11 @@ def test_a_plug_that_is_over_and_left_nothing_does_not_protect_for_ever(on_paper
         await asyncio.sleep(RETRY + SOON)
         return paper.ports
 
-    assert on_paper(scenario) == set()
+    assert with_reconciler(scenario) == set()
 
 
 def test_a_device_that_appears_while_the_request_is_made_keeps_its_port(
-    on_paper: OnPaper, caplog: pytest.LogCaptureFixture
+    with_reconciler: OnPaper, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -278,11 +272,11 @@ def test_a_device_that_appears_while_the_request_is_made_keeps_its_port(
         await asyncio.sleep(GRACE + SOON)
         return paper.ports, reconciler.counts.removed
 
-    assert on_paper(scenario) == ({TAP}, 0)
+    assert with_reconciler(scenario) == ({TAP}, 0)
     assert f"port {TAP} of br-int (VM {VM_ID}, vNIC {VNIC_ID}) was not removed" in caplog.text
 
 
-def test_a_vm_that_appears_meanwhile_keeps_its_port(on_paper: OnPaper) -> None:
+def test_a_vm_that_appears_meanwhile_keeps_its_port(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.database.add(a_port())
         await asyncio.sleep(SOON)
@@ -290,24 +284,26 @@ def test_a_vm_that_appears_meanwhile_keeps_its_port(on_paper: OnPaper) -> None:
         await asyncio.sleep(GRACE + SOON)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
-def test_a_start_that_is_under_way_keeps_the_port(on_paper: OnPaper) -> None:
+def test_a_start_that_is_under_way_keeps_the_port(with_reconciler: OnPaper) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.begin()
         paper.database.add(a_port())
         await asyncio.sleep(START_TIME - 0.1)
         return paper.ports
 
-    assert on_paper(scenario) == {TAP}
+    assert with_reconciler(scenario) == {TAP}
 
 
-def test_a_start_that_came_to_nothing_keeps_no_port_after_its_time(on_paper: OnPaper) -> None:
+def test_a_start_that_came_to_nothing_keeps_no_port_after_its_time(
+    with_reconciler: OnPaper,
+) -> None:
     async def scenario(paper: PaperHost, _reconciler: Reconciler) -> set[str]:
         paper.begin(age=START_TIME / 2)
         paper.database.add(a_port())
         await asyncio.sleep(START_TIME / 2 + GRACE + SOON)
         return paper.ports
 
-    assert on_paper(scenario) == set()
+    assert with_reconciler(scenario) == set()

@@ -19,6 +19,8 @@ from vif_driver.agent.server import Callers, Server
 from vif_driver.errors import VifError
 from vif_driver.wire import Reply, Request
 
+from . import virtual_time
+
 ME = Callers(users=frozenset([os.getuid()]), owner=os.getuid())
 NOBODY = Callers(users=frozenset(), owner=os.getuid())
 REQUEST = Request("before_device_create", {"vnic_id": "x"}, b"<interface/>")
@@ -60,7 +62,7 @@ def serving(
                 task.cancel()
                 await asyncio.wait([task])
 
-    return asyncio.run(main())
+    return virtual_time.run(main())
 
 
 async def exchange(path: Path, sent: bytes, hang_up: bool = False) -> bytes:
@@ -124,7 +126,7 @@ def test_what_is_for_root_is_refused_to_anybody_else(
             await asyncio.wait([task])
         return frame
 
-    reply = wire.decode_reply(asyncio.run(main()))
+    reply = wire.decode_reply(virtual_time.run(main()))
 
     assert (reply.status, "for root only" in reply.message) == (status, status == 1)
     assert len(asked) == (0 if status else 1)
@@ -160,7 +162,7 @@ def test_what_a_caller_who_is_gone_cannot_be_told_is_taken_back(path: Path) -> N
             await asyncio.wait([task])
         return service.withdrawn
 
-    assert asyncio.run(main()) == [REQUEST]
+    assert virtual_time.run(main()) == [REQUEST]
 
 
 def test_a_caller_who_is_gone_before_his_turn_gets_nothing_done(path: Path) -> None:
@@ -310,7 +312,7 @@ def test_what_was_begun_is_finished_before_the_server_ends(path: Path) -> None:
             task.cancel()
             return await asking
 
-    frame = asyncio.run(main())
+    frame = virtual_time.run(main())
 
     assert wire.decode_reply(frame).data == REQUEST.data
 

@@ -17,6 +17,8 @@ import pytest
 from vif_driver import journal
 from vif_driver.agent import service_manager
 
+from . import virtual_time
+
 # As systemd hands a socket over: it is descriptor 3, and the process is named.
 _CHILD = """
 import os, sys
@@ -88,7 +90,7 @@ def feed_for(seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(service_manager.feed_watchdog(), seconds)
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_the_socket_that_systemd_made_is_used(listener: socket.socket) -> None:
@@ -138,7 +140,7 @@ def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     service_manager.notify("READY=1")
 
 
-@pytest.mark.parametrize("process", [None, os.getpid()])
+@pytest.mark.parametrize("process", [None, os.getpid()], ids=["nobody named", "us"])
 def test_the_watchdog_is_fed_in_half_of_its_time(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch, process: int | None
 ) -> None:

@@ -27,23 +27,31 @@ from vif_driver.host.southbound import (
 )
 
 from .conftest import VNIC_ID
-from .southbound_server import Authority, SouthboundServer, free_port
+from .database_server import free_port
+from .southbound_server import Authority, SouthboundServer
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[SouthboundServer]:
-    """A southbound database that knows two hosts."""
-    server = SouthboundServer(tmp_path)
-    server.add_chassis("hv1", "192.0.2.11", "hv1.example.com")
-    server.add_chassis("hv2", "192.0.2.12")
+@pytest.fixture(scope="module")
+def in_the_clear(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SouthboundServer]:
+    """A southbound database, for :func:`server`."""
+    server = SouthboundServer(tmp_path_factory.mktemp("clear"))
     yield server
     server.stop()
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
+def server(in_the_clear: SouthboundServer) -> SouthboundServer:
+    """A southbound database that knows two hosts."""
+    in_the_clear.reset()
+    in_the_clear.add_chassis("hv1", "192.0.2.11", "hv1.example.com")
+    in_the_clear.add_chassis("hv2", "192.0.2.12")
+    return in_the_clear
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """A CA."""
-    return Authority.make(tmp_path / "ca")
+    return Authority.make(tmp_path_factory.mktemp("authority") / "ca")
 
 
 def ask(
@@ -164,7 +172,7 @@ def test_nobody_is_waited_for_longer_than_asked() -> None:
         hanging = f"tcp:127.0.0.1:{mute.getsockname()[1]}"
         begun = time.monotonic()
         with pytest.raises(Unavailable, match=f"does not answer on {hanging} .no answer in time"):
-            ask(f"{hanging},{hanging}", timeout=0.4)
+            ask(f"{hanging},{hanging}", timeout=0.2)
 
     assert time.monotonic() - begun < 1.5
 
@@ -203,23 +211,25 @@ def test_a_server_of_something_else_is_told() -> None:
 # ---- TLS -----------------------------------------------------------------------------------------
 
 
-def tls_server(tmp_path: Path, credentials: Credentials) -> Iterator[SouthboundServer]:
-    server = SouthboundServer(tmp_path, credentials)
+def tls_server(folder: Path, credentials: Credentials) -> Iterator[SouthboundServer]:
+    server = SouthboundServer(folder, credentials)
     server.add_port(VNIC_ID)
     yield server
     server.stop()
 
 
-@pytest.fixture
-def secure(tmp_path: Path, authority: Authority) -> Iterator[SouthboundServer]:
+@pytest.fixture(scope="module")
+def secure(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority
+) -> Iterator[SouthboundServer]:
     """A server with a certificate of the CA's."""
-    yield from tls_server(tmp_path, authority.sign("server"))
+    yield from tls_server(tmp_path_factory.mktemp("secure"), authority.sign("server"))
 
 
 @pytest.fixture
 def expired(tmp_path: Path, authority: Authority) -> Iterator[SouthboundServer]:
     """A server whose certificate has expired."""
-    yield from tls_server(tmp_path, authority.sign("server", days=-1))
+    yield from tls_server(tmp_path, authority.sign("expired", days=-1))
 
 
 def test_certificates_of_one_ca_are_accepted(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -287,7 +288,7 @@ def test_a_start_that_was_dealt_with_is_found_by_no_vnic(starts: Starts) -> None
 
 def test_old_starts_are_found(starts: Starts) -> None:
     old = Start(VNIC_ID, since=uptime() - 100)
-    starts.put(START)
+    starts.put(dataclasses.replace(START, since=uptime()))
     starts.put(old)
 
     assert starts.older_than(99) == [old]

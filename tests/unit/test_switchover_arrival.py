@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from vif_driver.host.domains import State
 from vif_driver.host.southbound import Standing
 from vif_driver.switchover import NOTE, Note
 
-from . import moving_vm
 from .conftest import VM_ID, VNIC_ID
 from .moving_vm import (
     ANNOUNCED,
@@ -37,15 +34,6 @@ from .moving_vm import (
     a_moment,
     stands,
 )
-
-
-@pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
-
 
 # ---- it is about to ------------------------------------------------------------------------------
 
@@ -245,7 +233,6 @@ def test_an_event_that_was_missed_is_made_up_for_when_libvirt_is_there_again(
 def test_a_libvirt_that_did_not_answer_in_time_is_asked_again(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchover, "START_TIME", 0.05)
     monkeypatch.setattr(switchover, "SETTLE", 60.0)
 
     async def scenario(moving: Moving) -> None:
@@ -253,6 +240,7 @@ def test_a_libvirt_that_did_not_answer_in_time_is_asked_again(
         moving.libvirt(State.PAUSED)
         await asyncio.sleep(0)
         moving.vms.deaf = AWAY
+        monkeypatch.setattr(switchover, "START_TIME", 0.05)
         moving.vms.tell(VM_ID)
         await a_moment()
         moving.vms.deaf, moving.vms.states = None, {VM_ID: State.RUNNING}
@@ -454,7 +442,7 @@ def test_a_vm_that_vdsm_takes_back_leaves_everything_as_it_was(play: Play) -> No
 def test_a_vm_of_which_nothing_is_heard_leaves_everything_as_it_was(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchover, "START_TIME", 0.05)
+    monkeypatch.setattr(switchover, "START_TIME", 0.5)  # much more than to announce it takes
 
     async def scenario(moving: Moving) -> Any:
         await moving.announces()
@@ -534,13 +522,13 @@ def test_the_earlier_attempt_does_not_forget_the_later_one(
 def test_after_an_attempt_whose_end_nobody_told_the_next_one_has_all_its_time(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchover, "START_TIME", 0.15)
+    monkeypatch.setattr(switchover, "START_TIME", 0.6)
 
     async def scenario(moving: Moving) -> Any:
         await moving.announces()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.4)
         await moving.announces()
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.3)
         return moving.row()
 
     assert play(scenario) == ANNOUNCED

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from vif_driver.errors import HostError, Unavailable
 from vif_driver.host.domains import State
 from vif_driver.vnic import Plugin, Vnic
 
-from . import moving_vm
 from .conftest import MAC, VM_ID, VNIC_ID
 from .moving_vm import (
     AWAY,
@@ -28,21 +25,11 @@ from .moving_vm import (
     XML,
     Moving,
     Play,
-    Provider,
     Way,
     a_moment,
     has_tap,
     until,
 )
-
-
-@pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
-
 
 WHOLE = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC, mtu=1442)
 LINUX_BRIDGES = dataclasses.replace(NEUTRONS, plugin=Plugin.LINUX_BRIDGE)

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from vif_driver.host.domains import State
 from vif_driver.host.starts import START_TIME, uptime
 from vif_driver.switchover import NOTE, note_of
 
-from . import moving_vm
 from .conftest import VM_ID
 from .moving_vm import (
     ANNOUNCED,
@@ -34,14 +31,6 @@ from .moving_vm import (
     a_moment,
     until,
 )
-
-
-@pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
 
 
 async def killed(moving: Moving) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from vif_driver.agent import switchover
 from vif_driver.config import Config
 from vif_driver.host.domains import State
 
-from . import moving_vm
 from .conftest import VM_ID
 from .moving_vm import (
     ANNOUNCED,
@@ -30,22 +27,13 @@ from .moving_vm import (
     until,
 )
 
-
-@pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
-
-
 OFF = Config(northbound=None)
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is waited for long."""
-    monkeypatch.setattr(switchover, "PATIENCE", 0.1)
+    monkeypatch.setattr(switchover, "PATIENCE", 0.3)
 
 
 def test_a_database_that_is_not_to_be_used_is_told_to_vdsm(play: Play) -> None:

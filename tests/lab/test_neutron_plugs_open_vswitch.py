@@ -1,141 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How vNICs of Neutron are plugged: on a hypervisor without Neutron's agents.
-
-What the agents do to a port once they have found it (a VLAN tag, a bridge) is done by the tests
-here, at the moment that suits them; test_neutron.py has the agents themselves.
-"""
+# ruff: noqa: F811, pytest finds fixtures by their names
+"""How vNICs of Neutron with Open vSwitch are plugged, directly and through a Linux bridge."""
 
 from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import count
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from tests.lab.conftest import new_mac
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
-from tests.lab.harness.lab import Lab
-from tests.lab.harness.nic import DUMMY_BRIDGE, Nic
+from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vdsm_hooks import HookError
+from tests.lab.neutron_plugs import (  # noqa: F401
+    attribute,
+    configured,
+    filtered_in_openvswitch,
+    host,
+    lab,
+    running,
+    settings,
+    wire,
+)
+from tests.lab.neutron_vnics import a_vm, name, ours, vdsm  # noqa: F401
 
 GROUP = "9e1b0c7a-0000-4000-8000-000000000001"
-CONFIG = "/etc/vif-driver/vif-driver.conf"
-PREFIXES = ("qbr", "qvb", "qvo", "tap", "qtp")
-# There is no agent to wait for.
-AT_ONCE = "[start]\ndeadline = 0\n"
-
-_addresses = count(10)
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """One hypervisor without OVN."""
-    with Lab(hypervisors=1, ovn=False) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor; its integration bridge switches by MAC address and VLAN."""
-    host = lab.hosts[0]
-    # As Neutron's agent has it once its first flows are there, and a fresh add-br from the start.
-    host.vsctl("set", "Bridge", "br-int", "fail_mode=standalone")
-    return host
-
-
-@pytest.fixture(scope="module")
-def product(host: Hypervisor) -> Iterator[Product]:
-    """The product on that hypervisor, its agent running."""
-    product = Product(host)
-    product.install()
-    # Not what some configuration of Neutron that lies about on this machine says.
-    host.write(CONFIG, AT_ONCE + "[neutron]\nfirewall_driver = iptables_hybrid\n")
-    product.start()
-    yield product
-    product.stop()
-
-
-@pytest.fixture
-def vdsm(host: Hypervisor, product: Product) -> Iterator[Vdsm]:
-    """VDSM on that hypervisor; after the test no VM runs and nothing of one is left."""
-    vdsm = Vdsm(host)
-    yield vdsm
-    for domain in host.libvirt.connection.listAllDomains():
-        domain.destroy()
-    assert not ours(host)
-
-
-@pytest.fixture
-def configured(host: Hypervisor, product: Product) -> Iterator[Callable[[str], None]]:
-    """Configure the agent, until the end of the test: ``configured("[neutron]…")``."""
-    before = host.read(CONFIG)
-
-    def configure(text: str) -> None:
-        host.write(CONFIG, text)
-        product.stop()
-        product.start()
-
-    yield lambda text: configure(AT_ONCE + text)
-    configure(before)
-
-
-def ours(host: Hypervisor) -> set[str]:
-    """Devices and ports of vNICs."""
-    names = host.devices() | host.ovs.ports()
-    return {name for name in names if name.startswith(PREFIXES)}
-
-
-def a_vm(plugin: str = "OPEN_VSWITCH", **more: Any) -> Vm:
-    nic = Nic.openstack(plugin, str(uuid.uuid4()), new_mac(), **more)
-    return Vm(f"vm-{uuid.uuid4().hex[:6]}", [nic], dhcp=False)
-
-
-def name(vm: Vm, prefix: str) -> str:
-    return prefix + vm.nics[0].vnic_id[:11]
-
-
-def give_address(vm: Vm) -> str:
-    address = f"10.9.0.{next(_addresses)}"
-    nic = vm.nics[0]
-    vm.running.set_address(vm.running.device(nic.mac), f"{address}/24", mtu=nic.mtu or 1500)
-    return address
-
-
-@contextmanager
-def running(vdsm: Vdsm, *vms: Vm) -> Iterator[list[str]]:
-    """VMs that run; gives their addresses."""
-    for vm in vms:
-        vdsm.create_vm(vm)
-    try:
-        yield [give_address(vm) for vm in vms]
-    finally:
-        for vm in vms:
-            vdsm.destroy_vm(vm)
-
-
-def wire(host: Hypervisor, port: str) -> None:
-    """Do to a port what Neutron's Open vSwitch agent does."""
-    host.vsctl("set", "Port", port, "tag=5")
-
-
-def attribute(host: Hypervisor, path: str) -> str:
-    return host.read(f"/sys/class/net/{path}").strip()
 
 
 # ---- Open vSwitch, direct ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def filtered_in_openvswitch(configured: Callable[[str], None]) -> None:
-    """A host whose Neutron agent filters in Open vSwitch."""
-    configured("[neutron]\nfirewall_driver = openvswitch\n")
 
 
 @pytest.mark.usefixtures("filtered_in_openvswitch")
@@ -509,80 +406,3 @@ def test_a_port_of_somebody_else_is_left_to_him(vdsm: Vdsm, host: Hypervisor) ->
 
     assert "not made for this vNIC" in refused.value.stderr
     assert kept == {name(vm, "qvo")}
-
-
-# ---- Linux bridge --------------------------------------------------------------------------------
-
-
-def test_the_device_for_the_linux_bridge_agent_is_on_no_bridge_and_down(
-    vdsm: Vdsm, host: Hypervisor
-) -> None:
-    vm = a_vm("LINUX_BRIDGE")
-    with running(vdsm, vm):
-        tap = name(vm, "tap")
-
-        assert not host.exists(f"/sys/class/net/{tap}/master")
-        assert not int(attribute(host, f"{tap}/flags"), 16) & 1
-        assert attribute(host, f"{tap}/mtu") == "1442"
-
-
-def test_a_device_that_an_agent_took_and_that_was_left_behind_is_made_anew(
-    vdsm: Vdsm, host: Hypervisor
-) -> None:
-    vm = a_vm("LINUX_BRIDGE")
-    vdsm.create_vm(vm)
-    host.ip("link add brq-old type bridge", f"link set {name(vm, 'tap')} master brq-old up")
-    vm.running.destroy()
-
-    vdsm.create_vm(vm)
-
-    enslaved = host.exists(f"/sys/class/net/{name(vm, 'tap')}/master")
-    vdsm.destroy_vm(vm)
-    host.ip("link del brq-old")
-    assert not enslaved
-
-
-@pytest.mark.usefixtures("filtered_in_openvswitch")
-def test_a_plug_by_another_plugin_does_not_touch_the_port_of_a_running_vm(
-    vdsm: Vdsm, host: Hypervisor
-) -> None:
-    vm = a_vm()
-    same = Nic.openstack("LINUX_BRIDGE", vm.nics[0].vnic_id, vm.nics[0].mac)
-    with running(vdsm, vm):
-        before = ours(host)
-        with pytest.raises(HookError) as refused:
-            vdsm.create_vm(Vm("vm-other", [same], dhcp=False))
-
-        assert f"a device {name(vm, 'tap')} exists already" in refused.value.stderr
-        assert ours(host) == before
-        assert host.ovs.port(name(vm, "tap"))
-
-
-def test_guests_reach_each_other_once_the_agent_has_taken_their_devices(
-    vdsm: Vdsm, host: Hypervisor
-) -> None:
-    first, second = a_vm("LINUX_BRIDGE"), a_vm("LINUX_BRIDGE")
-    with running(vdsm, first, second) as (_, target):
-        alone = not first.running.reaches(target, timeout=2)
-        host.ip("link add brq-test type bridge", "link set brq-test up")
-        for vm in (first, second):
-            host.ip(f"link set {name(vm, 'tap')} master brq-test up")
-        together = first.running.reaches(target)
-        host.ip("link del brq-test")
-
-    assert alone and together
-
-
-def test_where_the_dummy_bridge_is_asked_for_the_tap_is_taken_off_it(
-    vdsm: Vdsm, host: Hypervisor, configured: Callable[[str], None]
-) -> None:
-    configured("[neutron]\nlinux_bridge_plug = dummy_bridge\n")
-    host.run(["ip", "link", "add", DUMMY_BRIDGE, "type", "bridge"])
-    vm = a_vm("LINUX_BRIDGE")
-    try:
-        with running(vdsm, vm):
-            tap = name(vm, "tap")
-            assert ours(host) == {tap}
-            assert not host.exists(f"/sys/class/net/{tap}/master")
-    finally:
-        host.run(["ip", "link", "del", DUMMY_BRIDGE])
