@@ -125,7 +125,7 @@ class Hypervisor(Machine):
             "ovn-remote": f"tcp:{self.central}:6642",
             "ovn-encap-type": "geneve",
             "ovn-encap-ip": self.tunnel_address,
-            "ovn-bridge-datapath-type": "netdev",
+            **self.ovs.ovn_settings,
         }
 
     def start(self) -> None:
