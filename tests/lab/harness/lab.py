@@ -13,6 +13,7 @@ from typing import Any
 from .anchor import Anchor, namespaces_of, processes_in
 from .deadline import wait_until
 from .hypervisor import MANAGEMENT, UNDERLAY, UNDERLAY_MTU, Hypervisor
+from .kernel_host import KernelHost
 from .machine import PROJECT, Cable, Machine
 from .ovn_central import Central
 from .systemd_hypervisor import SystemdHypervisor
@@ -40,6 +41,7 @@ class Lab:
         ovn: with a central machine, and hosts that run ovn-controller.
         start: start everything; otherwise the machines are only there to be started.
         systemd: hypervisors on which systemd is pid 1, and starts the daemons.
+        own_kernel: hypervisors that have a kernel of their own, and no libvirt.
         more: of every hypervisor, as for :class:`Hypervisor`.
 
     Attributes:
@@ -55,6 +57,7 @@ class Lab:
         ovn: bool = True,
         start: bool = True,
         systemd: bool = False,
+        own_kernel: bool = False,
         **more: Any,
     ) -> None:
         self.anchor = Anchor()
@@ -68,14 +71,14 @@ class Lab:
         self.central = Central(self.anchor, "central", cables=cables, hosts=self.names)
         self.hosts: list[Hypervisor] = []
         for number in range(1, hypervisors + 1):
-            self.add_hypervisor(f"hv{number}", ovn=ovn, systemd=systemd, **more)
+            kind = KernelHost if own_kernel else SystemdHypervisor if systemd else Hypervisor
+            self.add_hypervisor(f"hv{number}", kind, ovn=ovn, **more)
         self._namespaces: set[str] = set()
 
     def add_hypervisor(
-        self, name: str, *, ovn: bool = True, systemd: bool = False, **more: Any
+        self, name: str, kind: type[Hypervisor] = Hypervisor, *, ovn: bool = True, **more: Any
     ) -> Hypervisor:
         """Add a hypervisor, without starting it; ``more`` as for :class:`Hypervisor`."""
-        kind = SystemdHypervisor if systemd else Hypervisor
         number = len(self.hosts) + 1
         central = CENTRAL_ADDRESS if ovn else None
         host = kind(self.anchor, name, number, central=central, hosts=self.names, **more)
