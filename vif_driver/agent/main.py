@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 STATUS = "status"
 RECONCILE = "reconcile"
 
-# The hooks of VDSM's user have no need of it, and it takes long.
-_FOR_ROOT = frozenset((RECONCILE,))
+# The hooks of VDSM's user have no need of the first, and it takes long; VDSM's own service for the
+# host's network, which is root's, runs the hooks of the second.
+_FOR_ROOT = frozenset((RECONCILE, "before_network_setup"))
 
 # Seconds that the answer to a VM's start takes beyond the deadline of its vNICs, for telling what
 # is wrong and for libvirt.
@@ -42,6 +43,9 @@ _RESUME_TIME = 30.0
 
 # Seconds that the answer to RECONCILE may take beyond what the reconciler takes at the most.
 _REPORT_TIME = 10.0
+
+# Seconds for VDSM's reports, whose hooks wait a little longer.
+_REPORT_PATIENCE = {"after_get_caps": 4.0, "after_get_stats": 1.5}
 
 
 class Agent:
@@ -162,6 +166,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         patience = {
             "after_vm_start": settings.start_deadline + _RESUME_TIME,
             RECONCILE: settings.grace + ASK_TIME + _REPORT_TIME,
+            **_REPORT_PATIENCE,
         }
         serves = server.Server(agent, callers, patience, _FOR_ROOT)
         serving = asyncio.ensure_future(serves.serve(listener))
