@@ -49,6 +49,8 @@ class KernelHost(Hypervisor):
     Args:
         anchor, name, number: as for :class:`Hypervisor`.
         memory: MiB.
+        nics: how many NICs it has that lead nowhere, besides those at a cable; together they are
+            called ``eth0`` and so on.
         more: as for :class:`Hypervisor`.
     """
 
@@ -56,9 +58,17 @@ class KernelHost(Hypervisor):
     patience = 4.0
 
     def __init__(
-        self, anchor: Anchor, name: str, number: int, *, memory: int = MEMORY, **more: Any
+        self,
+        anchor: Anchor,
+        name: str,
+        number: int,
+        *,
+        memory: int = MEMORY,
+        nics: int = 0,
+        **more: Any,
     ) -> None:
         self.memory = memory
+        self.nics = nics
         self._kernel: Kernel
         super().__init__(anchor, name, number, **more)
 
@@ -117,6 +127,7 @@ class KernelHost(Hypervisor):
             tap = f"tap,id={cable.device},ifname={_tap(cable)},script=no,downscript=no"
             card = f"virtio-net-pci,netdev={cable.device},mac={cable.mac(self.name)}"
             qemu += ["-netdev", tap, "-device", card]
+        qemu += ["-device", "virtio-net-pci"] * self.nics
         spec = {"door": DOOR, "files": files, "qemu": qemu}
         script = str(INSIDE / "power_board.py")
         return (INTERPRETER, "-I", "-S", script, json.dumps(spec))
@@ -182,7 +193,7 @@ class KernelHost(Hypervisor):
 
     def _configure_network(self) -> None:
         lines = ["link set lo up"]
-        if self.cables:
+        if self.cables or self.nics:
             # Checksums are filled in here: at the cable's end there is no card that would do it.
             self.run(["modprobe", "virtio_net", "csum=0", "gso=0"])
         for cable in self.cables:
