@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Generic, TypeVar
@@ -78,5 +79,7 @@ def _state(entry: os.DirEntry[str]) -> _State | None:
     try:
         status = entry.stat()
     except OSError:  # it has just gone
+        return None
+    if not stat.S_ISREG(status.st_mode):  # VDSM makes no others, and one might block who opens it
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

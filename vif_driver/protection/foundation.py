@@ -145,8 +145,10 @@ class Foundation:
         if device is None:
             return None
         vnic = _VNIC_DEVICE.fullmatch(name)
-        if vnic is not None or device.group == marks.GROUP:
-            return f"belongs to vNIC {name[3:]}…"
+        if vnic is not None:
+            return f"belongs to vNIC {vnic[2]}…"
+        if device.group == marks.GROUP:
+            return "belongs to a vNIC"
         if _TUNNEL_DEVICE.fullmatch(name):
             return "carries tunnels of the external networks"
         if _is_neutron_bridge(name):
