@@ -2,8 +2,9 @@
 """Makes the unit tests' hosts on paper real; runs inside a host with a kernel of its own.
 
 ``python -m tests.lab.real_underlay judge`` makes one after the other, judges every request of the
-table on it, and prints what came of it as JSON; ``build NAME`` makes one and leaves it there.  The
-host has to have NICs of these names, Open vSwitch, and nothing else.
+table on it, and prints what came of it as JSON; ``build NAME`` makes one and leaves it there;
+``protected`` prints what is protected as things are.  The host has to have NICs of these names,
+Open vSwitch, and nothing else.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ def main() -> None:
     if sys.argv[1] == "build":
         build(HOSTS[sys.argv[2]]())
         return
+    if sys.argv[1] == "protected":
+        foundation = asyncio.run(_guard().look())
+        print(json.dumps({name: foundation.describe(name) for name in foundation.devices}))
+        return
     answer = {}
     for name, made in HOSTS.items():
         host = made()
@@ -54,11 +59,14 @@ def main() -> None:
 def refusals(networks: dict[str, Any], bondings: dict[str, Any]) -> list[dict[str, str]]:
     """Judge a request as the agent does, the worst first."""
     asked = {"request": {"networks": networks, "bondings": bondings, "options": {}}}
-    guard = Guard(Config(), Host(), Known(None))
-    verdict = asyncio.run(guard.judge(setup.parse(json.dumps(asked).encode())))
+    verdict = asyncio.run(_guard().judge(setup.parse(json.dumps(asked).encode())))
     if verdict.blind is not None:
         raise verdict.blind
     return [vars(refusal) for refusal in verdict.refusals]
+
+
+def _guard() -> Guard:
+    return Guard(Config(), Host(), Known(None))
 
 
 # ---- what is on paper, made ----------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.lab.harness import topology
 from tests.lab.harness.kernel_host import KernelHost
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.product import Product
@@ -67,6 +68,21 @@ def test_what_is_refused(
         assert refusals, "it passes"
         assert refusals[0]["device"] == expected[0]
         assert expected[1] in refusals[0]["change"]
+
+
+@pytest.mark.usefixtures("judged")
+def test_all_that_tunnels_at_three_addresses_stand_on_is_protected(host: KernelHost) -> None:
+    topology.build(host)
+    topology.tunnels_begin_at(host, topology.FIRST, topology.SECOND, topology.THIRD)
+
+    protected = json.loads(host.python(*PROGRAM, "protected"))
+
+    assert {"OVN tunnels" in text for text in protected.values()} == {True}
+    assert protected.keys() == {
+        *("net10", "bond0.10", "bond0.20", "bond0", "nic0", "nic1"),
+        *("tunnels6", "br-ex", "bond1", "nic2", "nic3"),
+    }
+    topology.remove(host)
 
 
 @pytest.mark.usefixtures("judged")
