@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
+from vif_driver.agent.foundation import Keeper
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.agent.reconcile import ASK_TIME, Reconciler
 from vif_driver.agent.switchover import Switchover
@@ -77,6 +78,7 @@ class Agent:
         turns = Turns()
         self.reconciler = Reconciler(settings, host, domains, pending, turns)
         self.switchover = Switchover(settings, host, domains, pending)
+        self.keeper = Keeper(settings, host)
         self._events = Events(
             settings, host, pending, self.readiness, trouble, turns, self.switchover
         )
@@ -161,6 +163,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         domains.watch()
         agent.readiness.recover()
         agent.switchover.recover()
+        agent.keeper.start()
         if trouble is None:  # else it isn't known which bridge is ours to look after
             agent.reconciler.start()
         patience = {
@@ -180,6 +183,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         serving.cancel()
         # Those who wait for a VM to become ready are not to hold up the end: they ask the next
         # agent, which finds the start where this one leaves it.
+        await agent.keeper.close()
         await agent.switchover.close()
         await agent.reconciler.close()
         await agent.readiness.close()

@@ -21,6 +21,9 @@ from vif_driver.host.switch import Switch
 from vif_driver.tunnels import overhead, words
 from vif_driver.vnic import NAME_ID_LENGTH
 
+#: How what is said of a vNIC's device begins.
+VNIC = "belongs to vNIC "
+
 #: How the bridges begin that VDSM makes in Open vSwitch for networks of its own switch type
 #: ``ovs`` (lib/vdsm/network/nmstate/ovs/network.py).
 VDSM_BRIDGE = "vdsmbr_"
@@ -138,7 +141,7 @@ class Foundation:
         interface = self.switch.by_name.get(name)
         if interface is not None:
             if interface.vnic_id is not None:
-                return f"belongs to vNIC {interface.vnic_id}"
+                return f"{VNIC}{interface.vnic_id}"
             if interface.type not in ("", "system", "internal"):
                 return f"is a port of Open vSwitch (type {interface.type})"
         device = self.snapshot.devices.get(name)
@@ -146,7 +149,7 @@ class Foundation:
             return None
         vnic = _VNIC_DEVICE.fullmatch(name)
         if vnic is not None:
-            return f"belongs to vNIC {vnic[2]}…"
+            return f"{VNIC}{vnic[2]}…"
         if device.group == marks.GROUP:
             return "belongs to a vNIC"
         if _TUNNEL_DEVICE.fullmatch(name):
