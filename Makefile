@@ -34,7 +34,8 @@ unit = install -D -m 0644 $(1) "$(DESTDIR)$(2)" && \
 EVENTS := before_device_create after_vm_start before_nic_hotplug after_nic_hotplug after_nic_hotplug_fail \
           after_device_create after_device_destroy after_nic_hotunplug before_update_device \
           before_device_migrate_source before_device_migrate_destination \
-          after_device_migrate_destination after_device_migrate_source
+          after_device_migrate_destination after_device_migrate_source \
+          after_get_caps after_get_stats before_network_setup
 
 VENVS  := build/venv
 SYSTEM := $(VENVS)/system/bin/python

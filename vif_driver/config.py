@@ -78,6 +78,9 @@ class Config:
             and the one that removes it.
         northbound: ``[migration] northbound``, where OVN's northbound database listens, in OVSDB's
             notation; none stands for what ``ovn-remote`` suggests, None for not using it.
+        protects: ``[protection] enabled``, whether changes to the host's network are refused that
+            would break what external networks stand on.
+        allowed: ``[protection] allow``, the devices to which anything may be done.
     """
 
     integration_bridge: str = "br-int"
@@ -90,6 +93,8 @@ class Config:
     after_deadline: AfterDeadline = AfterDeadline.RESUME
     grace: float = 10.0
     northbound: tuple[str, ...] | None = ()
+    protects: bool = True
+    allowed: frozenset[str] = frozenset()
 
 
 def load(path: Path = PATH) -> Config:
@@ -193,6 +198,14 @@ def _northbound(text: str) -> tuple[str, ...] | None:
     return remotes
 
 
+def _switch(text: str) -> bool:
+    return _one_of(text, ["yes", "no"]) == "yes"
+
+
+def _device_names(text: str) -> frozenset[str]:
+    return frozenset(_device_name(word.strip()) for word in text.split(",") if word.strip())
+
+
 def _after_deadline(text: str) -> AfterDeadline:
     return AfterDeadline(_one_of(text, [choice.value for choice in AfterDeadline]))
 
@@ -211,6 +224,8 @@ _SETTINGS: dict[tuple[str, str], _Setting] = {
     ("start", "after_deadline"): _Setting(_after_deadline),
     ("migration", "northbound"): _Setting(_northbound),
     ("reconcile", "grace"): _Setting(_grace),
+    ("protection", "enabled"): _Setting(_switch, "protects"),
+    ("protection", "allow"): _Setting(_device_names, "allowed"),
     ("neutron", "firewall_driver"): _Setting(_firewall_driver),
     ("neutron", "hybrid_security_groups"): _Setting(_security_group_states),
     ("neutron", "linux_bridge_plug"): _Setting(_linux_bridge_plug),

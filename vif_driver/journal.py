@@ -7,6 +7,7 @@ for a VM or a vNIC; docs/troubleshooting.md lists the fields.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -106,6 +107,22 @@ def configure(identifier: str, level: int = logging.INFO) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def send(identifier: str, message: str) -> None:
+    """Send one line from a program that is no service; lost where there is no journal.
+
+    Args:
+        identifier: the name of the program.
+        message: the line.
+    """
+    try:
+        from systemd import journal
+    except ImportError:
+        return
+    fields = {"MESSAGE": message, "PRIORITY": "5", "SYSLOG_IDENTIFIER": identifier}
+    with contextlib.suppress(OSError):
+        journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
 
 
 def stderr_is_journal() -> bool:

@@ -56,7 +56,7 @@ def _answer(header: bytes, read: wire.Read) -> wire.Reply:
         if len(properties) != properties_length or len(data) != data_length:
             raise BadRequest("the request is cut off", "repeat the operation")
         request = wire.Request(event, wire.parse_properties(properties), data)
-        subject = f"{event}: {describe(request)}: "
+        subject = f"{describe(request)}: "
         settings, trouble = config.load_or_defaults()
         return asyncio.run(Events(settings, Host(), trouble=trouble).handle(request))
     except Exception as error:

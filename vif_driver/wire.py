@@ -28,10 +28,14 @@ from vif_driver.vnic import LAUNCH_FLAGS, PROPERTIES
 #: The agent's socket.
 SOCKET = "/run/vif-driver/agent.sock"
 
+#: Events about the whole host, whose data is JSON; of all others it is XML.
+HOST_EVENTS = ("after_get_caps", "after_get_stats", "before_network_setup")
+
 #: Bytes.
 MAX_HEADER = 128
 MAX_PROPERTIES = 64 * 1024
 MAX_DATA = 64 * 1024
+MAX_JSON = 8 * 1024 * 1024
 
 _REQUEST_HEADER = re.compile(rb"vif1 ([a-z][a-z_]{0,39}) (0|[1-9][0-9]{0,7}) (0|[1-9][0-9]{0,7})\n")
 
@@ -88,12 +92,18 @@ def parse_header(header: bytes) -> tuple[str, int, int]:
     if match is None:
         raise BadRequest("the request has no proper header", _REPEAT)
     event, properties, data = match[1].decode("ascii"), int(match[2]), int(match[3])
-    if properties > MAX_PROPERTIES or data > MAX_DATA:
+    limit = max_data(event)
+    if properties > MAX_PROPERTIES or data > limit:
         raise BadRequest(
-            f"the request is too large ({properties} bytes of properties, {data} of XML)",
-            f"at most {MAX_PROPERTIES} and {MAX_DATA} are taken",
+            f"the request is too large ({properties} bytes of properties, {data} of data)",
+            f"at most {MAX_PROPERTIES} and {limit} are taken",
         )
     return event, properties, data
+
+
+def max_data(event: str) -> int:
+    """Give the most bytes of data that come with an event."""
+    return MAX_JSON if event in HOST_EVENTS else MAX_DATA
 
 
 def parse_properties(block: bytes) -> dict[str, str]:

@@ -77,12 +77,13 @@ class Hook:
         """Run the hook, ``under`` a command that changes what it may do."""
         if not self.file.exists():
             self.file.write_bytes(self.data)
+        kind = "_hook_json" if event in wire.HOST_EVENTS else "_hook_domxml"
         return subprocess.run(
             [*under, self.install(event)],
             env={
                 "PATH": os.defpath,
                 "PYTHONPATH": os.pathsep.join([str(self.folder), str(ROOT)]),
-                "_hook_domxml": str(self.file),
+                kind: str(self.file),
                 **self.environment,
             },
             capture_output=True,
@@ -113,7 +114,7 @@ class ScriptedAgent:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self.requests.append(connection.recv(1 << 20))
+            self.requests.append(receive(connection))
             answer = self.answers.pop(0) if self.answers else b""
             if answer is None:
                 self._held.append(connection)
@@ -126,6 +127,20 @@ class ScriptedAgent:
         self._thread.join()
         for connection in (self._listener, *self._held):
             connection.close()
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Receive a whole request."""
+    received = connection.recv(1 << 20)
+    header, _, rest = received.partition(b"\n")
+    left = sum(map(int, header.split()[2:4])) - len(rest)
+    while left > 0:
+        part = connection.recv(1 << 20)
+        if not part:
+            break
+        received += part
+        left -= len(part)
+    return received
 
 
 def one_line(text: str) -> str:

@@ -44,6 +44,7 @@ def test_what_is_set_replaces_the_default(file: Path) -> None:
         "linux_bridge_plug = dummy_bridge\n"
         "[start]\ndeadline = 7.5\nafter_deadline = keep_paused\n"
         "[reconcile]\ngrace = 2.5\n"
+        "[protection]\nenabled = no\nallow = eth3, bond0.100\n"
     )
 
     assert config.load(file) == Config(
@@ -54,6 +55,8 @@ def test_what_is_set_replaces_the_default(file: Path) -> None:
         start_deadline=7.5,
         after_deadline=AfterDeadline.KEEP_PAUSED,
         grace=2.5,
+        protects=False,
+        allowed=frozenset(("eth3", "bond0.100")),
     )
 
 
@@ -69,6 +72,8 @@ def test_no_state_of_the_security_groups_may_be_named(file: Path) -> None:
         ("integration_bridge = br-int\n", "cannot be read"),
         ("[host]\nintegration_brigde = br-int\n", "integration_brigde is not a setting"),
         ("[host]\nintegration_bridge = br/int\n", "has no meaning"),
+        ("[protection]\nenabled = maybe\n", "has no meaning"),
+        ("[protection]\nallow = eth3, a/b\n", "has no meaning"),
         ("[host]\nintegration_bridge = abcdefghijklmnop\n", "15 characters"),
         ("[neutron]\nfirewall_driver = iptables\n", "auto, iptables_hybrid, openvswitch"),
         ("[neutron]\nhybrid_security_groups = defalt\n", "default, none, listed"),

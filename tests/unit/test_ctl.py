@@ -26,7 +26,7 @@ from vif_driver.vnic import Plugin, VnicIdentity
 from .conftest import MAC, VM_ID, VNIC_ID
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
-COMMANDS = ("status", "list", "trace", "doctor", "reconcile")
+COMMANDS = ("status", "list", "trace", "doctor", "reconcile", "protect")
 
 
 def vnic(vnic_id: str = VNIC_ID, **more: Any) -> ExternalVnic:
@@ -39,7 +39,21 @@ def vnic(vnic_id: str = VNIC_ID, **more: Any) -> ExternalVnic:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nothing"], ["trace"], ["list", "--no"], ["doctor", "x"]]
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["trace"],
+        ["list", "--no"],
+        ["doctor", "x"],
+        ["protect", "--for", "10m"],
+        ["protect", "--allow", "eth3", "--revoke", "eth3"],
+        ["protect", "--allow", "../eth3"],
+        ["protect", "--allow", "eth3", "--for", "9h"],
+        ["protect", "--allow", "eth3", "--for", "0"],
+        ["protect", "--allow", "eth3", "--for", "-1m"],
+        ["protect", "--allow", "eth3", "--for", "1d"],
+    ],
 )
 def test_wrong_usage_ends_with_two(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -265,6 +279,8 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
         (["reconcile", "--"], ["--json", "--help", "--dry-run", "--list", "--restore"]),
         (["reconcile", "--restore", ""], [VNIC_ID]),
         (["reconcile", ""], []),
+        (["protect", "--"], ["--json", "--help", "--allow", "--for", "--revoke"]),
+        (["protect", "--allow", "eth3", "--for", "3"], ["30m"]),
         (["list", ""], []),
         (["trace", ""], [VNIC_ID, f"tap{VNIC_ID[:11]}"]),
         (["trace", "3c"], [VNIC_ID]),

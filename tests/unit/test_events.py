@@ -9,7 +9,7 @@ import pytest
 from vif_driver import wire
 from vif_driver.attachments.ovs import OvsAttachment
 from vif_driver.config import Config, FirewallDriver
-from vif_driver.errors import Unavailable
+from vif_driver.errors import BadRequest, Unavailable
 from vif_driver.events import Events
 from vif_driver.host import Host, domains, ovsdb_socket
 from vif_driver.interface_xml import Connection, Interface
@@ -366,3 +366,24 @@ def test_a_fault_of_ours_is_one_line_too(
     reply = handle("before_device_create", ovn_properties)
 
     assert reply.status == 2 and "internal error (ZeroDivisionError: a fault)" in reply.message
+
+
+@pytest.mark.parametrize("event", wire.HOST_EVENTS)
+def test_without_the_agent_what_vdsm_says_of_the_host_passes(event: str) -> None:
+    assert handle(event, {}, b"{}") == Reply()
+
+
+def test_a_report_that_cannot_be_added_to_is_a_failure_that_stops_no_other_hook() -> None:
+    class Failing:
+        async def capabilities(self, _report: bytes) -> bytes | None:
+            raise BadRequest("it is no JSON", "see vdsm.log")
+
+        statistics = capabilities
+
+    async def main() -> Reply:
+        events = Events(DIRECT, Host(), reporter=Failing())
+        return await events.handle(Request("after_get_caps", {}, b"{"))
+
+    assert asyncio.run(main()) == Reply(
+        status=1, message="vif-driver: after_get_caps: it is no JSON; see vdsm.log"
+    )

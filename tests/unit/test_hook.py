@@ -30,7 +30,8 @@ def test_hook_and_agent_agree_on_limits_and_properties() -> None:
     source = SOURCE.read_text()
 
     assert f'SOCKET = "{wire.SOCKET}"' in source
-    assert "MAX_DATA = 64 * 1024" in source and wire.MAX_DATA == 64 * 1024
+    assert "MAX_DATA = 8 * 1024 * 1024 if OF_HOST else 64 * 1024" in source
+    assert (wire.MAX_JSON, wire.MAX_DATA) == (8 * 1024 * 1024, 64 * 1024)
     properties = ", ".join(f'b"{name}"' for name in vnic.PROPERTIES)
     assert f"PROPERTIES = ({properties})" in source
 
@@ -231,16 +232,21 @@ def test_an_update_that_cannot_be_written_takes_no_plug_back(
     assert done.returncode == 2 and len(agent.requests) == 1
 
 
+#: How long the hook waits instead.
+A_THIRD_OF_A_SECOND = {
+    "seconds.to_bytes(8, sys.byteorder) + bytes(8)": (
+        "bytes(8) + (300_000).to_bytes(8, sys.byteorder)"
+    )
+}
+
+
 def test_a_help_that_never_answers_is_ended(hook: Hook) -> None:
     hook.install("before_device_create")
     (hook.folder / "sleeper").write_text("#!/bin/sh\nexec sleep 60\n")
     (hook.folder / "sleeper").chmod(0o755)
     hook.changes = {
         str(hook.folder / "without-agent"): str(hook.folder / "sleeper"),
-        # 0.3 s
-        "else 60).to_bytes(8, sys.byteorder) + bytes(8)": (
-            "else 0).to_bytes(8, sys.byteorder) + (300_000).to_bytes(8, sys.byteorder)"
-        ),
+        **A_THIRD_OF_A_SECOND,
     }
     begun = time.monotonic()
 

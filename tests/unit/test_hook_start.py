@@ -50,7 +50,7 @@ def properties(request: bytes) -> dict[str, str]:
 
 def test_hook_and_agent_agree_on_where_starts_are_and_how_long_one_may_take() -> None:
     source = SOURCE.read_text()
-    patience = re.search(r'TIMEOUT = \((\d+) if EVENT == "after_vm_start"', source)
+    patience = re.search(r'"after_vm_start": (\d+),', source)
 
     assert f'STARTING = "{starts.FOLDER}/"' in source
     assert patience is not None
@@ -281,9 +281,8 @@ def test_a_door_that_is_closed_is_not_knocked_at_again(hook: Hook) -> None:
 def test_an_agent_that_takes_too_long_is_not_asked_again(hook: Hook, agent: ScriptedAgent) -> None:
     hook.data = b"<disk type='file'/>"
     patience = "bytes(8) + (300_000).to_bytes(8, sys.byteorder)"
-    hook.changes = {
-        "limit(agent)": f"agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, {patience})"
-    }
+    limit = f"agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, {patience})"
+    hook.changes = {"limit(agent, seconds)": limit}
     agent.answers += [None, wire.encode_reply(Reply(message="too late"))]
 
     done = hook.run()

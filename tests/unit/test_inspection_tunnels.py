@@ -15,6 +15,7 @@ from vif_driver.host.ovsdb import Port
 from vif_driver.inspection import tunnels
 from vif_driver.inspection.finding import Finding, State
 from vif_driver.inspection.sight import Sight
+from vif_driver.tunnels import overhead
 
 from .conftest import RunInNamespace
 
@@ -102,7 +103,7 @@ def test_a_device_that_carries_nothing(underlay: Look, device: str, words: str) 
     [("geneve", 4, 58), ("geneve", 6, 78), ("vxlan", 4, 50), ("vxlan", 6, 70)],
 )
 def test_the_overhead_of_a_tunnel(kind: str, version: int, bytes_: int) -> None:
-    assert tunnels.overhead(kind, version) == bytes_
+    assert overhead(kind, version) == bytes_
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,66 @@ def test_an_events_own_patience_ends_too(path: Path) -> None:
     assert reply.status == 1 and "not done within 0.1 s" in reply.message
 
 
+LARGE = Request("after_get_caps", {}, b"{" + b" " * 5_000_000 + b"}")
+
+
+def test_a_report_of_five_megabytes_is_answered(path: Path) -> None:
+    frame = serving(path, lambda path: exchange(path, wire.encode_request(LARGE)))
+
+    assert wire.decode_reply(frame).data == LARGE.data
+
+
+def test_a_user_has_one_large_request_at_a_time_and_small_ones_beside_it(path: Path) -> None:
+    at_once, most, small = 0, 0, 0
+
+    async def answer(request: Request) -> Reply:
+        nonlocal at_once, most, small
+        if request.event != LARGE.event:
+            small += at_once
+            return Reply()
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.05)
+        at_once -= 1
+        return Reply()
+
+    async def scenario(path: Path) -> list[bytes]:
+        frames = [wire.encode_request(request) for request in (LARGE, LARGE, LARGE)]
+        large = [asyncio.ensure_future(exchange(path, frame)) for frame in frames]
+        while not at_once:
+            await asyncio.sleep(0.001)
+        await exchange(path, wire.encode_request(REQUEST))
+        return list(await asyncio.gather(*large))
+
+    frames = serving(path, scenario, answer=answer)
+
+    assert [wire.decode_reply(frame).status for frame in frames] == [0, 0, 0]
+    assert (most, small) == (1, 1)
+
+
+def test_a_large_request_that_does_not_come_holds_up_no_other_for_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "RECEIVE_TIMEOUT", 0.3)
+
+    async def scenario(path: Path) -> list[Reply]:
+        slow = asyncio.ensure_future(exchange(path, b"vif1 after_get_caps 0 5000000\n{"))
+        await asyncio.sleep(0.2)
+        frames = [await exchange(path, wire.encode_request(LARGE)), await slow]
+        return [wire.decode_reply(frame) for frame in frames]
+
+    whole, half = serving(path, scenario)
+
+    assert whole.data == LARGE.data
+    assert half.status == 1 and "no whole request came" in half.message
+
+
+def test_much_data_at_an_event_that_has_little_is_refused(path: Path) -> None:
+    frame = serving(path, lambda path: exchange(path, b"vif1 before_device_create 0 5000000\n"))
+
+    assert "too large" in wire.decode_reply(frame).message
+
+
 def test_a_bad_caller_disturbs_no_other(path: Path) -> None:
     async def scenario(path: Path) -> bytes:
         silent = [await asyncio.open_unix_connection(str(path)) for _ in range(20)]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
+from vif_driver.agent.foundation import Keeper
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.agent.reconcile import ASK_TIME, Reconciler
 from vif_driver.agent.switchover import Switchover
@@ -33,8 +34,9 @@ log = logging.getLogger(__name__)
 STATUS = "status"
 RECONCILE = "reconcile"
 
-# The hooks of VDSM's user have no need of it, and it takes long.
-_FOR_ROOT = frozenset((RECONCILE,))
+# The hooks of VDSM's user have no need of the first, and it takes long; VDSM's own service for the
+# host's network, which is root's, runs the hooks of the second.
+_FOR_ROOT = frozenset((RECONCILE, "before_network_setup"))
 
 # Seconds that the answer to a VM's start takes beyond the deadline of its vNICs, for telling what
 # is wrong and for libvirt.
@@ -42,6 +44,9 @@ _RESUME_TIME = 30.0
 
 # Seconds that the answer to RECONCILE may take beyond what the reconciler takes at the most.
 _REPORT_TIME = 10.0
+
+# Seconds for VDSM's reports, whose hooks wait a little longer.
+_REPORT_PATIENCE = {"after_get_caps": 4.0, "after_get_stats": 1.5}
 
 
 class Agent:
@@ -73,6 +78,7 @@ class Agent:
         turns = Turns()
         self.reconciler = Reconciler(settings, host, domains, pending, turns)
         self.switchover = Switchover(settings, host, domains, pending)
+        self.keeper = Keeper(settings, host)
         self._events = Events(
             settings, host, pending, self.readiness, trouble, turns, self.switchover
         )
@@ -157,11 +163,13 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         domains.watch()
         agent.readiness.recover()
         agent.switchover.recover()
+        agent.keeper.start()
         if trouble is None:  # else it isn't known which bridge is ours to look after
             agent.reconciler.start()
         patience = {
             "after_vm_start": settings.start_deadline + _RESUME_TIME,
             RECONCILE: settings.grace + ASK_TIME + _REPORT_TIME,
+            **_REPORT_PATIENCE,
         }
         serves = server.Server(agent, callers, patience, _FOR_ROOT)
         serving = asyncio.ensure_future(serves.serve(listener))
@@ -175,6 +183,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         serving.cancel()
         # Those who wait for a VM to become ready are not to hold up the end: they ask the next
         # agent, which finds the start where this one leaves it.
+        await agent.keeper.close()
         await agent.switchover.close()
         await agent.reconciler.close()
         await agent.readiness.close()

@@ -94,6 +94,9 @@ class Server:
         self._patience = patience or {}
         self._for_root = for_root
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
+        # Of requests with a lot of data each user has one at a time: neither can fill the memory,
+        # nor keep the other from being answered.
+        self._large: dict[int, asyncio.Lock] = {}
         self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, listener: socket.socket) -> None:
@@ -124,32 +127,51 @@ class Server:
             log.error("a connection failed", exc_info=task.exception())
 
     async def _serve_one(self, connection: socket.socket) -> None:
-        with connection:
+        async with contextlib.AsyncExitStack() as held:
+            held.enter_context(connection)
             connection.setblocking(False)
             pid, uid, _ = _peer(connection)
             if uid not in self._callers.users:
                 log.warning("refused a call from user %d, process %d", uid, pid)
                 return
             begun = time.monotonic()
+            reader, event = _Reader(connection), _ANY
             try:
-                request = await asyncio.wait_for(_receive(_Reader(connection)), RECEIVE_TIMEOUT)
+                header = await asyncio.wait_for(_receive_header(reader), RECEIVE_TIMEOUT)
+                event = header[0]
+                receiving = self._receive(reader, header, uid, held)
+                request = await asyncio.wait_for(receiving, RECEIVE_TIMEOUT)
             except asyncio.TimeoutError:
                 log.warning("process %d of user %d sent no whole request", pid, uid)
-                await _send(connection, failure(_ANY, f"no whole request came; {_REPEAT}"))
+                await _send(connection, failure(event, f"no whole request came; {_REPEAT}"))
             except ConnectionError:
                 return
             except BadRequest as error:
                 log.warning("process %d of user %d: %s", pid, uid, one_line(str(error)))
-                await _send(connection, failure(_ANY, str(error)))
+                await _send(connection, failure(event, str(error)))
             else:
-                if uid != 0 and request.event in self._for_root:
-                    log.warning("refused %s to user %d, process %d", request.event, uid, pid)
-                    only = f"{request.event} is for root only; run vifctl as root"
-                    await _send(connection, failure(request.event, only))
+                if uid != 0 and event in self._for_root:
+                    log.warning("refused %s to user %d, process %d", event, uid, pid)
+                    only = f"{event} is for root only; repeat it as root"
+                    await _send(connection, failure(event, only))
                     return
                 await self._serve_request(connection, request)
                 milliseconds = (time.monotonic() - begun) * 1000
-                log.debug("%s answered in %.1f ms", request.event, milliseconds)
+                log.debug("%s answered in %.1f ms", event, milliseconds)
+
+    async def _receive(
+        self,
+        reader: _Reader,
+        header: tuple[str, int, int],
+        uid: int,
+        held: contextlib.AsyncExitStack,
+    ) -> wire.Request:
+        """Receive the rest of a request; one with a lot of data when it is its user's turn."""
+        event, properties_length, data_length = header
+        if data_length > wire.MAX_DATA:
+            await held.enter_async_context(self._large.setdefault(uid, asyncio.Lock()))
+        properties = wire.parse_properties(await reader.exactly(properties_length))
+        return wire.Request(event, properties, await reader.exactly(data_length))
 
     async def _serve_request(self, connection: socket.socket, request: wire.Request) -> None:
         if _hung_up(connection):
@@ -159,7 +181,7 @@ class Server:
         try:
             reply = await asyncio.wait_for(self._service.handle(request), patience)
         except asyncio.TimeoutError:
-            subject = f"{request.event}: {describe(request)}"
+            subject = describe(request)
             why = f"not done within {patience:g} s; see journalctl -u vif-agent"
             log.error("%s", one_line(f"{subject}: {why}"))
             reply = failure(request.event, f"{subject}: {why}")
@@ -229,7 +251,7 @@ class _Reader:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._buffer = b""
+        self._buffer = bytearray()
 
     async def line(self, limit: int) -> bytes:
         while b"\n" not in self._buffer and len(self._buffer) < limit:
@@ -243,7 +265,8 @@ class _Reader:
         return self._take(length)
 
     def _take(self, length: int) -> bytes:
-        taken, self._buffer = self._buffer[:length], self._buffer[length:]
+        taken = bytes(self._buffer[:length])
+        del self._buffer[:length]
         return taken
 
     async def _fill(self) -> None:
@@ -264,10 +287,8 @@ async def _accept(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> s
             await asyncio.sleep(0.1)
 
 
-async def _receive(reader: _Reader) -> wire.Request:
-    event, properties_length, data_length = wire.parse_header(await reader.line(wire.MAX_HEADER))
-    properties = wire.parse_properties(await reader.exactly(properties_length))
-    return wire.Request(event, properties, await reader.exactly(data_length))
+async def _receive_header(reader: _Reader) -> tuple[str, int, int]:
+    return wire.parse_header(await reader.line(wire.MAX_HEADER))
 
 
 def _hung_up(connection: socket.socket) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 
 from vif_driver import __version__
@@ -18,9 +19,12 @@ from vif_driver.vnic import is_uuid
 #: The exit status: everything is as it should be, something is not, or the command was misused.
 FINE, WRONG, USAGE = 0, 1, 2
 
+#: Seconds for which something is allowed if nothing is said.
+DEFAULT_ALLOWANCE = 600.0
+
 _DESCRIPTION = """\
 Looks after the vNICs of external networks on this host. It shows and changes nothing, but for
-reconcile, which is for root. An ordinary user is shown what he may see.
+reconcile and protect, which are for root. An ordinary user is shown what he may see.
 """
 
 _EPILOG = """\
@@ -32,7 +36,10 @@ vifctl doctor what is wrong with the host. See vifctl(8).
 
 def main(arguments: list[str] | None = None) -> int:
     """Run ``vifctl``, and give its exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "protect" and options.seconds is not None and not options.allow:
+        parser.error("--for says how long --allow holds")
     # What the libraries and adapters log is for daemons; here it is said in the findings.
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.CRITICAL,
@@ -68,6 +75,8 @@ def _run(options: argparse.Namespace) -> int:
         return tracing.run(options.vnic, as_json=options.json)
     if options.command == "reconcile":
         return _reconcile(options)
+    if options.command == "protect":
+        return _protect(options)
     from vif_driver.ctl import doctoring
 
     return doctoring.run(as_json=options.json)
@@ -85,6 +94,17 @@ def _reconcile(options: argparse.Namespace) -> int:
     if options.dry_run:
         return reconciling.dry_run(as_json=options.json)
     return reconciling.run(as_json=options.json)
+
+
+def _protect(options: argparse.Namespace) -> int:
+    from vif_driver.ctl import protecting
+
+    if options.allow:
+        seconds = DEFAULT_ALLOWANCE if options.seconds is None else options.seconds
+        return protecting.allow(options.allow, seconds, as_json=options.json)
+    if options.revoke:
+        return protecting.revoke(options.revoke, as_json=options.json)
+    return protecting.show(as_json=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,9 +138,51 @@ def _parser() -> argparse.ArgumentParser:
     instead.add_argument(
         "--restore", metavar="ID", type=_row_id, help="put back what the list has by this id"
     )
+    protect = commands.add_parser(
+        "protect",
+        help="list what external networks stand on, and have setupNetworks change it nevertheless",
+    )
+    instead = protect.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--allow",
+        metavar="DEVICE",
+        type=_device,
+        action="append",
+        help="let anything be done to it",
+    )
+    instead.add_argument(
+        "--revoke", metavar="DEVICE", type=_device, action="append", help="protect it again"
+    )
+    protect.add_argument(
+        "--for",
+        dest="seconds",
+        metavar="TIME",
+        type=_duration,
+        help="how long it may, such as 90s, 10m (which is the default) or 2h",
+    )
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="for programs")
     return parser
+
+
+def _device(text: str) -> str:
+    from vif_driver.protection.allowances import is_device
+
+    if not is_device(text):
+        raise argparse.ArgumentTypeError("give the name of a network device")
+    return text
+
+
+def _duration(text: str) -> float:
+    from vif_driver.protection.allowances import LONGEST
+
+    match = re.fullmatch(r"([0-9]{1,5})([smh]?)", text)
+    seconds = 0 if match is None else int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    if not 0 < seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(
+            f"give a time such as 90s, 10m or 2h, at most {LONGEST / 3600:g}h"
+        )
+    return seconds
 
 
 def _row_id(text: str) -> str:

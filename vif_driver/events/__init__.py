@@ -16,14 +16,16 @@ from collections.abc import Awaitable, Callable
 from vif_driver import vnic
 from vif_driver.config import Config
 from vif_driver.errors import BadRequest, ConfigError, NotAnInterface, VifError, one_line
+from vif_driver.events.host import HostEvents, Reporter
 from vif_driver.events.migration import Coordinator, MigrationEvents
+from vif_driver.events.network_setup import NetworkSetupEvents
 from vif_driver.events.nic import NicEvents
 from vif_driver.events.turns import Turns
 from vif_driver.events.vm import Readiness, VmEvents
 from vif_driver.host import Host
 from vif_driver.host.starts import Starts
 from vif_driver.journal import about
-from vif_driver.wire import Reply, Request
+from vif_driver.wire import HOST_EVENTS, Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ NAMES: tuple[str, ...] = (
     "before_device_migrate_destination",
     "after_device_migrate_destination",
     "after_device_migrate_source",
+    *HOST_EVENTS,
 )
 
 #: Those after which something new is on the host.
@@ -62,6 +65,7 @@ class Events:
             nothing is plugged.
         turns: who may work on which vNIC.
         coordinator: who has the network follow VMs that move; None without the agent.
+        reporter: who knows what VDSM's reports are to say; None without the agent.
     """
 
     def __init__(
@@ -73,11 +77,13 @@ class Events:
         trouble: ConfigError | None = None,
         turns: Turns | None = None,
         coordinator: Coordinator | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         starts = starts or Starts()
         turns = turns or Turns()
         nic = self._nic = NicEvents(config, host, starts, readiness, trouble, turns)
         migration = MigrationEvents(config, host, starts, turns, coordinator, nic, trouble)
+        reports = HostEvents(reporter)
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.create,
             "after_vm_start": VmEvents(host, starts, readiness).started,
@@ -92,11 +98,14 @@ class Events:
             "before_device_migrate_destination": migration.arriving,
             "after_device_migrate_destination": migration.arrived,
             "after_device_migrate_source": migration.left,
+            "after_get_caps": reports.capabilities,
+            "after_get_stats": reports.statistics,
+            "before_network_setup": NetworkSetupEvents(config, host).requested,
         }
 
     async def handle(self, request: Request) -> Reply:
         """Answer one event."""
-        subject = f"{request.event}: {describe(request)}"
+        subject = describe(request)
         try:
             handler = self._handlers.get(request.event)
             if handler is None:
@@ -140,10 +149,12 @@ def _fields(request: Request) -> dict[str, dict[str, str]]:
 
 
 def describe(request: Request) -> str:
-    """Name what an event is about, before it is known whether the request makes sense."""
+    """Name an event and what it is about, before it is known whether the request makes sense."""
+    if request.event in HOST_EVENTS:
+        return request.event
     if request.event == "after_vm_start":
-        return f"VM {request.properties.get('vmId') or 'without vmId'}"
-    return vnic.describe(request.properties)
+        return f"{request.event}: VM {request.properties.get('vmId') or 'without vmId'}"
+    return f"{request.event}: {vnic.describe(request.properties)}"
 
 
 def failure(event: str, message: str) -> Reply:

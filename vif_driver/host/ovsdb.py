@@ -12,11 +12,10 @@ import ovs.db.idl
 
 from vif_driver.errors import HostError, NameTaken, Unavailable
 from vif_driver.host.ovsdb_rows import COLUMNS, PortRows, Row
-from vif_driver.host.ovsdb_socket import SOCKET
+from vif_driver.host.ovsdb_socket import SCHEMA, SOCKET
 from vif_driver.host.replica import Replica
+from vif_driver.host.switch import Switch, SwitchInterface, vnic_of
 from vif_driver.marks import HELD_KEY
-
-SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 
 # The whole database of a busy host has statistics that change all the time; these do not.
 _REPLICATED = {
@@ -91,6 +90,8 @@ class Ovsdb:
             tables.register_columns(table, columns)
         self._index: dict[str, list[_Rows]] = {}
         self._index_of = -1
+        self._switch = Switch()
+        self._switch_of = -1
         self.replica = Replica(
             "Open vSwitch's database",
             f"unix:{socket}",
@@ -143,6 +144,31 @@ class Ovsdb:
             for rows in found
             if bridge in (None, rows[0].name)
         ]
+
+    def switch(self) -> Switch:
+        """Give all interfaces and settings, as plain values.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        self.replica.table("Bridge")  # says what is wrong
+        return self.last_switch()
+
+    def last_switch(self) -> Switch:
+        """Give them as they were when the database last answered; nothing if it never has."""
+        if self._switch_of != self.replica.generation:
+            settings: Mapping[str, str] = {}
+            for row in self.replica.last_rows("Open_vSwitch"):
+                settings = dict(row.external_ids)
+            interfaces = tuple(
+                _switch_interface(bridge, port, interface)
+                for bridge in self.replica.last_rows("Bridge")
+                for port in bridge.ports
+                for interface in port.interfaces
+            )
+            self._switch = Switch(settings, interfaces)
+            self._switch_of = self.replica.generation
+        return self._switch
 
     def names(self, bridge: str) -> set[str]:
         """Give the names of the interfaces on a bridge."""
@@ -395,6 +421,18 @@ class Ovsdb:
         elif not self.replica.connected:
             self.replica.rows("Bridge")  # says what is wrong
         return self._index
+
+
+def _switch_interface(bridge: Any, port: Any, interface: Any) -> SwitchInterface:
+    return SwitchInterface(
+        name=interface.name,
+        type=interface.type,
+        port=port.name,
+        bridge=bridge.name,
+        tag=_first(port.tag),
+        options=dict(interface.options),
+        vnic_id=vnic_of(interface.external_ids),
+    )
 
 
 def _whole(bridge: Any, port: Any, interface: Any) -> PortRows:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 SOCKET = Path("/run/openvswitch/db.sock")
 
+#: The schema file that Open vSwitch installs; a host of Neutron's Linux bridge agent has none.
+SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
+
 
 def is_down(path: Path = SOCKET) -> bool:
     """Tell whether certainly nobody listens.

@@ -135,6 +135,10 @@ class Replica:
         """
         return iter(list(self.table(table).rows.values()))
 
+    def last_rows(self, table: str) -> Iterator[Any]:
+        """Give the rows of a table as they were when the server last answered."""
+        return iter(list(self._idl.tables[table].rows.values()))
+
     async def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition on the replica holds; False if ``timeout`` seconds pass first."""
         deadline = asyncio.get_running_loop().time() + timeout

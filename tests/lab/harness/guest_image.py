@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests' kernel and initial ramdisk, made once and kept under ``build/guest``.
+"""The guests' kernel and initial ramdisks, made once and kept under ``build/guest``.
 
-The kernel is Debian's cloud kernel, unpacked from its package and not installed; the ramdisk is
-busybox and the scripts of ``tests/lab/guest``.  It is made anew when a script changes.
+The kernel is Debian's cloud kernel with all its modules, unpacked from its package and not
+installed; a ramdisk is busybox, some of the modules and the scripts of one folder.  It is made
+anew when a script changes.
 """
 
 from __future__ import annotations
@@ -25,16 +26,45 @@ CACHE = PROJECT / "build" / "guest"
 SCRIPTS = Path(__file__).resolve().parents[1] / "guest"
 BUSYBOX = Path("/bin/busybox")
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
-MODULES = (
+VIRTIO = (
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci_legacy_dev",
     "drivers/virtio/virtio_pci",
+)
+MODULES = (
+    *VIRTIO,
     "net/core/failover",
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
 )
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An unpacked kernel.
+
+    Attributes:
+        directory: where it is kept.
+    """
+
+    directory: Path
+
+    @property
+    def version(self) -> str:
+        """As ``uname -r`` says it."""
+        return self.directory.name.partition("-")[2]
+
+    @property
+    def image(self) -> Path:
+        """What boots."""
+        return self.directory / "vmlinuz"
+
+    @property
+    def modules(self) -> Path:
+        """What belongs in ``/lib/modules/<version>``, with the lists that modprobe needs."""
+        return self.directory / "modules"
 
 
 @dataclass(frozen=True)
@@ -51,25 +81,35 @@ def guest_image() -> GuestImage:
     Raises:
         CommandError: the kernel could not be fetched or unpacked.
     """
-    kernel = _kernel()
-    key = hashlib.sha256(kernel.name.encode())
-    for file in (*sorted(SCRIPTS.iterdir()), BUSYBOX, Path(__file__)):
+    return build_image(unpacked_kernel(), SCRIPTS, MODULES)
+
+
+def build_image(kernel: Kernel, scripts: Path, modules: Sequence[str]) -> GuestImage:
+    """Return an image with a ramdisk of its own, building it if it is missing.
+
+    Args:
+        kernel: what boots.
+        scripts: a folder; its ``init`` becomes pid 1, its other files are in ``/lab``.
+        modules: files of the kernel's that are put in ``/modules``, without their ``.ko``.
+    """
+    key = hashlib.sha256(f"{kernel.version} {modules}".encode())
+    for file in (*sorted(scripts.iterdir()), BUSYBOX, Path(__file__)):
         key.update(file.name.encode() + file.read_bytes())
     ramdisk = CACHE / f"ramdisk-{key.hexdigest()[:16]}.gz"
     if not ramdisk.exists():
-        _build_ramdisk(kernel, ramdisk)
-    return GuestImage(kernel / "vmlinuz", ramdisk)
+        _build_ramdisk(kernel, scripts, modules, ramdisk)
+    return GuestImage(kernel.image, ramdisk)
 
 
-def _run(*argv: str) -> str:
-    return run_command("here", argv, timeout=300).stdout
+def unpacked_kernel() -> Kernel:
+    """Return the kernel, fetching it if it is missing.
 
-
-def _kernel() -> Path:
-    """The directory with the kernel's ``vmlinuz`` and ``modules``."""
-    present = sorted(CACHE.glob("kernel-*/vmlinuz"))
+    Raises:
+        CommandError: it could not be fetched or unpacked.
+    """
+    present = sorted(CACHE.glob("linux-*/modules/modules.dep"))
     if present:
-        return present[-1].parent
+        return Kernel(present[-1].parents[1])
     CACHE.mkdir(parents=True, exist_ok=True)
     depends = re.findall(r"Depends: (\S+)", _run("apt-cache", "depends", KERNEL_PACKAGE))
     package = next(name for name in depends if name.startswith("linux-image-"))
@@ -79,25 +119,31 @@ def _kernel() -> Path:
         fetch = ["sh", "-c", 'cd "$0" && apt-get -q download "$1"', name, package]
         run_command("here", fetch, timeout=300)
         (archive,) = scratch.glob("*.deb")
-        _run("dpkg", "-x", str(archive), str(scratch / "root"))
-        (vmlinuz,) = scratch.glob("root/boot/vmlinuz-*")
-        (tree,) = scratch.glob("root/lib/modules/*/kernel")
+        root = scratch / "root"
+        _run("dpkg", "-x", str(archive), str(root))
+        (vmlinuz,) = root.glob("boot/vmlinuz-*")
+        (modules,) = root.glob("lib/modules/*")
+        _run("depmod", "-b", str(root), modules.name)
         result = scratch / "result"
-        (result / "modules").mkdir(parents=True)
-        shutil.copy(vmlinuz, result / "vmlinuz")
-        for module in MODULES:
-            shutil.copy(tree / f"{module}.ko", result / "modules")
-        return _put(result, CACHE / vmlinuz.name.replace("vmlinuz", "kernel"))
+        result.mkdir()
+        vmlinuz.rename(result / "vmlinuz")
+        modules.rename(result / "modules")
+        return Kernel(_put(result, CACHE / f"linux-{modules.name}"))
 
 
-def _build_ramdisk(kernel: Path, target: Path) -> None:
+def _run(*argv: str) -> str:
+    return run_command("here", argv, timeout=300).stdout
+
+
+def _build_ramdisk(kernel: Kernel, scripts: Path, modules: Sequence[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         root = Path(name, "root")
-        for directory in ("bin", "lab"):
+        for directory in ("bin", "lab", "modules"):
             (root / directory).mkdir(parents=True)
         shutil.copy(BUSYBOX, root / "bin")
-        shutil.copytree(kernel / "modules", root / "modules")
-        for script in SCRIPTS.iterdir():
+        for module in modules:
+            shutil.copy(kernel.modules / "kernel" / f"{module}.ko", root / "modules")
+        for script in scripts.iterdir():
             place = root / "init" if script.name == "init" else root / "lab" / script.name
             shutil.copy(script, place)
             place.chmod(0o755)

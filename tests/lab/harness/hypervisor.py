@@ -65,7 +65,7 @@ class Hypervisor(Machine):
             # Management and migration never pass through the userspace Open vSwitch: guests froze.
             Cable("eth1", MANAGEMENT, f"{self.management_address}/24"),
         )
-        super().__init__(anchor, name, cables=cables, **more)
+        super().__init__(anchor, name, **{"cables": cables, **more})
         self.ovs = self.make_open_vswitch()
         self.libvirt = self.make_libvirt()
         self.ovn_controller = self.make_ovn_controller()
@@ -125,7 +125,7 @@ class Hypervisor(Machine):
             "ovn-remote": f"tcp:{self.central}:6642",
             "ovn-encap-type": "geneve",
             "ovn-encap-ip": self.tunnel_address,
-            "ovn-bridge-datapath-type": "netdev",
+            **self.ovs.ovn_settings,
         }
 
     def start(self) -> None:

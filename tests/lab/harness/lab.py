@@ -13,6 +13,7 @@ from typing import Any
 from .anchor import Anchor, namespaces_of, processes_in
 from .deadline import wait_until
 from .hypervisor import MANAGEMENT, UNDERLAY, UNDERLAY_MTU, Hypervisor
+from .kernel_host import KernelHost
 from .machine import PROJECT, Cable, Machine
 from .ovn_central import Central
 from .ovn_cluster import ClusteredCentral
@@ -42,6 +43,7 @@ class Lab:
         start: start everything; otherwise the machines are only there to be started.
         systemd: hypervisors on which systemd is pid 1, and starts the daemons.
         clustered: OVN's northbound database has three members.
+        own_kernel: hypervisors that have a kernel of their own, and no libvirt.
         more: of every hypervisor, as for :class:`Hypervisor`.
 
     Attributes:
@@ -58,6 +60,7 @@ class Lab:
         start: bool = True,
         systemd: bool = False,
         clustered: bool = False,
+        own_kernel: bool = False,
         **more: Any,
     ) -> None:
         self.anchor = Anchor()
@@ -68,18 +71,18 @@ class Lab:
             Cable("eth0", UNDERLAY, f"{CENTRAL_ADDRESS}/24", UNDERLAY_MTU),
             Cable("eth1", MANAGEMENT, f"{CENTRAL_MANAGEMENT}/24"),
         )
-        kind = ClusteredCentral if clustered else Central
-        self.central = kind(self.anchor, "central", cables=cables, hosts=self.names)
+        center = ClusteredCentral if clustered else Central
+        self.central = center(self.anchor, "central", cables=cables, hosts=self.names)
         self.hosts: list[Hypervisor] = []
         for number in range(1, hypervisors + 1):
-            self.add_hypervisor(f"hv{number}", ovn=ovn, systemd=systemd, **more)
+            kind = KernelHost if own_kernel else SystemdHypervisor if systemd else Hypervisor
+            self.add_hypervisor(f"hv{number}", kind, ovn=ovn, **more)
         self._namespaces: set[str] = set()
 
     def add_hypervisor(
-        self, name: str, *, ovn: bool = True, systemd: bool = False, **more: Any
+        self, name: str, kind: type[Hypervisor] = Hypervisor, *, ovn: bool = True, **more: Any
     ) -> Hypervisor:
         """Add a hypervisor, without starting it; ``more`` as for :class:`Hypervisor`."""
-        kind = SystemdHypervisor if systemd else Hypervisor
         number = len(self.hosts) + 1
         central = CENTRAL_ADDRESS if ovn else None
         host = kind(self.anchor, name, number, central=central, hosts=self.names, **more)

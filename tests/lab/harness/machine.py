@@ -98,6 +98,8 @@ class Machine:
 
     #: The signal that asks pid 1 to end.
     end_signal: int = signal.SIGTERM
+    #: By how much longer everything may take there than on this computer.
+    patience: float = 1.0
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class Machine:
             self.pid = pid
             self.namespaces |= namespaces_of(pid)
             self.prepare_files()
-            self._plug_in()
+            self.plug_in()
             report.send("go")
         except BaseException:
             self._keeper.kill()
@@ -195,7 +197,8 @@ class Machine:
         lines += [f"{address} {name}\n" for name, address in self.hosts.items()]
         self.write("/etc/hosts", "".join(lines))
 
-    def _plug_in(self) -> None:
+    def plug_in(self) -> None:
+        """Plug the cables in; called at every boot, before pid 1 runs."""
         outer, inner = [], ["link set lo up"]
         for cable in self.cables:
             end, mac = cable.far_end(self.name), cable.mac(self.name)
@@ -429,6 +432,9 @@ class Machine:
         target.write_text(text)
         target.chmod(mode)
         self._give(target, owner)
+
+    def notice_files(self) -> None:
+        """Tell the machine that files of its ``/usr`` were changed from outside."""
 
     def make_directory(
         self, path: str | PurePath, *, mode: int = 0o755, owner: str | User | None = None

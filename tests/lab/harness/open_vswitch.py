@@ -17,6 +17,9 @@ RUN = "/run/openvswitch"
 LOG = "/var/log/openvswitch"
 DIRECTORIES = ("/etc/openvswitch", RUN, LOG, "/var/lib/openvswitch")
 TAP_WATCH = [INTERPRETER, "-I", "-S", str(INSIDE / "tapwatch.py")]
+# In the first ten seconds after a boot, Open vSwitch counts no processors, and starts no thread for
+# the packets that the kernel's datapath does not know what to do with.
+UPTIME = ["unshare", "--time", "--monotonic", "3600", "--fork", "--"]
 OvsdbValue = Any
 
 
@@ -27,6 +30,8 @@ class OpenVSwitch:
         machine: where.
         daemons: database, vswitchd and tap_watch, where somebody else than the harness looks
             after them.
+        kernel: with the kernel's datapath instead, as on users' hosts; the machine has to have a
+            kernel of its own, and ``tap_watch`` is not started.
 
     Attributes:
         database, vswitchd, tap_watch: the daemons; ``tap_watch`` gives the userspace datapath the
@@ -38,9 +43,14 @@ class OpenVSwitch:
     tap_watch: Daemon
 
     def __init__(
-        self, machine: Machine, daemons: tuple[Daemon, Daemon, Daemon] | None = None
+        self,
+        machine: Machine,
+        daemons: tuple[Daemon, Daemon, Daemon] | None = None,
+        *,
+        kernel: bool = False,
     ) -> None:
         self.machine = machine
+        self.kernel = kernel
         if daemons is not None:
             self.database, self.vswitchd, self.tap_watch = daemons
             return
@@ -57,7 +67,13 @@ class OpenVSwitch:
             machine,
             "ovs-vswitchd",
             # Not --disable-system-route: tunnels need the kernel's routes.
-            ["ovs-vswitchd", f"unix:{RUN}/db.sock", "--disable-system", *common],
+            [
+                *(UPTIME if kernel else []),
+                "ovs-vswitchd",
+                f"unix:{RUN}/db.sock",
+                *([] if kernel else ["--disable-system"]),
+                *common,
+            ],
             pidfile=f"{RUN}/ovs-vswitchd.pid",
             detaches=True,
             log=f"{LOG}/ovs-vswitchd",
@@ -84,12 +100,13 @@ class OpenVSwitch:
         ]
         self.vsctl("--no-wait", "init", "--", "set", "Open_vSwitch", ".", *settings)
         self.vswitchd.start()
-        if not self.tap_watch.running:
+        if not self.kernel and not self.tap_watch.running:
             self.tap_watch.start()
 
     def stop(self) -> None:
         """Stop the daemons."""
-        self.tap_watch.stop()
+        if not self.kernel:
+            self.tap_watch.stop()
         self.vswitchd.stop()
         self.database.stop()
 
@@ -108,8 +125,14 @@ class OpenVSwitch:
     def add_bridge(self, name: str, *settings: str) -> None:
         """Add a bridge, if it isn't there, with columns like ``fail_mode=secure``."""
         # The datapath type is the lab's affair alone.
-        columns = ["datapath_type=netdev", *settings]
-        self.vsctl("--may-exist", "add-br", name, "--", "set", "Bridge", name, *columns)
+        columns = [*([] if self.kernel else ["datapath_type=netdev"]), *settings]
+        setting = ["--", "set", "Bridge", name, *columns] if columns else []
+        self.vsctl("--may-exist", "add-br", name, *setting)
+
+    @property
+    def ovn_settings(self) -> dict[str, str]:
+        """What the Open_vSwitch row's external_ids say to ovn-controller about the datapath."""
+        return {} if self.kernel else {"ovn-bridge-datapath-type": "netdev"}
 
     # ---- rows --------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ def install_on(host: Hypervisor) -> None:
     own = host.interpreter
     with _BUILDING:  # setup.py builds in one place
         install_into(host.path("/"), None if own is None else own.executable)
+    host.notice_files()
 
 
 class Product:

@@ -108,7 +108,8 @@ class Service:
         if self.ready is not None:
             ready = self.ready
             what = f"{self.machine.name}: {self.name} ready"
-            wait_until(lambda: self._still_running() and ready(), self.ready_timeout, what)
+            patience = self.ready_timeout * self.machine.patience
+            wait_until(lambda: self._still_running() and ready(), patience, what)
 
     def _start_in_foreground(self) -> None:
         self._reap()

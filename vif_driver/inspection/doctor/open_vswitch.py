@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vif_driver.host.ovsdb import SCHEMA
+from vif_driver.host.ovsdb_socket import SCHEMA
 from vif_driver.inspection.doctor import floors
 from vif_driver.inspection.finding import Finding, bad, ok
 from vif_driver.inspection.sight import Sight

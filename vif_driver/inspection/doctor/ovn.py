@@ -11,6 +11,7 @@ from vif_driver.inspection.doctor.open_vswitch import uses_ovn
 from vif_driver.inspection.finding import Finding, bad, ok, unknown, warning
 from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.trace import ovn as path
+from vif_driver.tunnels import words
 
 _NONE = "this host is none of OVN's"
 _CONFIGURE = "run vdsm-tool ovn-config, or install the host anew in the engine"
@@ -32,8 +33,8 @@ async def encapsulation(sight: Sight) -> list[Finding]:
     name = "ovn-encap"
     if not await uses_ovn(sight):
         return [ok(name, _NONE)]
-    kinds = tunnels.words(sight.ovn_setting("ovn-encap-type"))
-    addresses = tunnels.words(sight.ovn_setting("ovn-encap-ip"))
+    kinds = words(sight.ovn_setting("ovn-encap-type"))
+    addresses = words(sight.ovn_setting("ovn-encap-ip"))
     if not kinds:
         return [bad(name, "ovn-encap-type is not set", f"{_SET}ovn-encap-type=geneve")]
     strange = [kind for kind in kinds if kind not in ("geneve", "vxlan", "stt")]
@@ -85,7 +86,7 @@ async def registration(sight: Sight) -> list[Finding]:
     except VifError as error:
         return [unknown(name, error.what)]
     own = sight.chassis_name
-    addresses = set(tunnels.words(sight.ovn_setting("ovn-encap-ip")))
+    addresses = set(words(sight.ovn_setting("ovn-encap-ip")))
     # A second chassis cannot register an address that one has already: an index of the database.
     findings = [
         bad(

@@ -15,6 +15,7 @@ from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.trace import guest, open_vswitch
 from vif_driver.inspection.vnics import ExternalVnic
 from vif_driver.interface_xml import DEAD_VLAN
+from vif_driver.tunnels import TYPES
 
 AGENT = "neutron-openvswitch-agent"
 
@@ -140,7 +141,7 @@ async def _uplink(vnic: ExternalVnic, sight: Sight) -> list[Finding]:
         return [_physical(name, network.get("physical_network", "?"), there)]
     present = tunnels.ports(there)
     if not present:
-        if kind in tunnels.TYPES:
+        if kind in TYPES:
             return [ok(name, f"{', '.join(joined)}, without a tunnel: no other host has one")]
         return [_physical(name, "?", there)]
     own = sorted({port.options.get("local_ip", "") for port in present} - {""})

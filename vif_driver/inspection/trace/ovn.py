@@ -12,6 +12,7 @@ from vif_driver.inspection.finding import Finding, bad, of_error, ok, unknown
 from vif_driver.inspection.sight import Sight
 from vif_driver.inspection.trace import guest, open_vswitch
 from vif_driver.inspection.vnics import ExternalVnic
+from vif_driver.tunnels import words
 
 _CONTROLLER_LOG = "see /var/log/ovn/ovn-controller.log"
 
@@ -123,8 +124,7 @@ def _localnet(network: str, sight: Sight) -> Finding:
     name = "localnet"
     try:
         mappings = dict(
-            pair.partition(":")[::2]
-            for pair in tunnels.words(sight.ovn_setting("ovn-bridge-mappings"))
+            pair.partition(":")[::2] for pair in words(sight.ovn_setting("ovn-bridge-mappings"))
         )
         bridge = mappings.get(network)
         if bridge is None:
@@ -148,7 +148,7 @@ def _localnet(network: str, sight: Sight) -> Finding:
 async def _tunnels(vnic: ExternalVnic, sight: Sight) -> list[Finding]:
     name = "tunnel"
     try:
-        addresses = tunnels.words(sight.ovn_setting("ovn-encap-ip"))
+        addresses = words(sight.ovn_setting("ovn-encap-ip"))
         present = tunnels.ports(sight.ovsdb.ports(sight.config.integration_bridge))
         tap = await sight.link(vnic.guest_tap)
     except VifError as error:

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every network device and address of this host, as the kernel has them at one moment.
+
+Spoken is netlink itself: pyroute2 takes a millisecond for each of the hundreds of devices that a
+hypervisor has, and whoever asks here has a caller who waits.  Needs no privilege.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from vif_driver.errors import Unavailable
+from vif_driver.host.addresses import Ip
+
+# linux/netlink.h
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
+_REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
+_ERROR, _DONE = 2, 3
+_SOL_NETLINK, _STRICT_CHECK = 270, 12
+
+# linux/rtnetlink.h and linux/if_link.h
+_GET_LINK, _GET_ADDRESS = 18, 22
+_LINK = struct.Struct("=BBHiII")
+_NAME, _MTU, _PARENT, _MASTER, _INFO, _GROUP, _FILTER, _NAMESPACE = 3, 4, 5, 10, 18, 27, 29, 37
+_LINK_ATTRIBUTES = frozenset((_NAME, _MTU, _PARENT, _MASTER, _INFO, _GROUP, _NAMESPACE))
+_WITHOUT_STATISTICS = 8
+_KIND, _DATA = 1, 2
+_VLAN_TAG, _VXLAN_PARENT = 1, 3
+
+# linux/if_addr.h
+_ADDRESS = struct.Struct("=BBBBI")
+_THEIRS, _OURS, _FLAGS = 1, 2, 8
+_PERMANENT = 0x80
+
+_BUFFER = 1 << 18
+
+# Seconds for the kernel, which may be busy with its network lock.
+_TIMEOUT = 5.0
+
+# How often is asked again, if something changed in the middle.
+_ATTEMPTS = 5
+
+
+class Device(NamedTuple):
+    """A network device.
+
+    Attributes:
+        name: its name.
+        kind: ``bridge``, ``vlan``, ``bond``, ``veth``, ``tun``, ...; empty for a physical one.
+        mtu: bytes.
+        master: the bridge, bond, ... that it is a port of, or None.
+        parent: the device that it stands on, as a VLAN does; None if on none of this namespace's.
+        peer: the other end, of a veth pair whose ends are both here.
+        tag: of a VLAN.
+        group: the device group, 0 by default.
+    """
+
+    name: str
+    kind: str
+    mtu: int
+    master: str | None
+    parent: str | None
+    peer: str | None
+    tag: int | None
+    group: int
+
+
+class Address(NamedTuple):
+    """An address of this host.
+
+    Attributes:
+        ip: the address.
+        length: of its network's prefix, in bits.
+        device: which has it.
+        lasting: it was given for good, and not by DHCP or a router for some time.
+    """
+
+    ip: Ip
+    length: int
+    device: str
+    lasting: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What there is.
+
+    Attributes:
+        devices: by their names.
+        addresses: of all devices.
+    """
+
+    devices: Mapping[str, Device] = dataclasses.field(default_factory=dict)
+    addresses: tuple[Address, ...] = ()
+
+    @functools.cached_property
+    def _ports(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for device in self.devices.values():
+            if device.master is not None:
+                found.setdefault(device.master, []).append(device.name)
+        return found
+
+    @functools.cached_property
+    def _vlans(self) -> dict[str, list[Device]]:
+        found: dict[str, list[Device]] = {}
+        for device in self.devices.values():
+            if device.kind == "vlan" and device.parent is not None:
+                found.setdefault(device.parent, []).append(device)
+        return found
+
+    def ports(self, name: str) -> list[str]:
+        """Give the ports of a bridge, the members of a bond; none if it is neither."""
+        return self._ports.get(name, [])
+
+    def vlans(self, name: str) -> list[Device]:
+        """Give the VLANs that stand on a device."""
+        return self._vlans.get(name, [])
+
+    def kind(self, name: str) -> str | None:
+        """Give the kind of a device; None if it isn't there."""
+        device = self.devices.get(name)
+        return None if device is None else device.kind
+
+
+def take() -> Snapshot:
+    """Ask the kernel.
+
+    Raises:
+        Unavailable: it did not answer.
+    """
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    try:
+        with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as netlink:
+            netlink.settimeout(_TIMEOUT)
+            # An old kernel knows no strict check, and without it does the same and more.
+            with contextlib.suppress(OSError):
+                netlink.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+            names: dict[int, str] = {}
+            devices = _devices(_dump(netlink, _GET_LINK, _LINK_QUESTION), names)
+            addresses = _addresses(_dump(netlink, _GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)))
+    except OSError as error:
+        raise Unavailable(
+            f"the kernel does not tell its network devices ({error})", "see dmesg"
+        ) from error
+    return Snapshot(
+        devices,
+        tuple(
+            Address(ip, length, names[index], lasting)
+            for index, ip, length, lasting in addresses
+            if index in names  # it may have gone between the two questions
+        ),
+    )
+
+
+_LINK_QUESTION = (
+    _LINK.pack(0, 0, 0, 0, 0, 0)
+    + _ATTRIBUTE.pack(8, _FILTER)
+    + struct.pack("=I", _WITHOUT_STATISTICS)
+)
+
+
+def _dump(netlink: socket.socket, kind: int, question: bytes) -> list[memoryview]:
+    for _ in range(_ATTEMPTS):
+        messages, interrupted = _ask(netlink, kind, question)
+        if not interrupted:
+            break
+    return messages
+
+
+def _ask(netlink: socket.socket, kind: int, question: bytes) -> tuple[list[memoryview], bool]:
+    """Ask for everything of a kind; give the answers, and whether they fit together."""
+    netlink.send(
+        _HEADER.pack(_HEADER.size + len(question), kind, _REQUEST | _DUMP, 0, 0) + question
+    )
+    messages: list[memoryview] = []
+    interrupted = False
+    while True:
+        data = memoryview(netlink.recv(_BUFFER))
+        begin = 0
+        while begin < len(data):
+            length, message, flags, _, _ = _HEADER.unpack_from(data, begin)
+            interrupted = interrupted or bool(flags & _INTERRUPTED)
+            if message == _DONE:
+                return messages, interrupted
+            body = data[begin + _HEADER.size : begin + length]
+            if message == _ERROR:
+                (number,) = struct.unpack_from("=i", body)
+                raise OSError(-number, "netlink")
+            messages.append(body)
+            begin += max((length + 3) & ~3, _HEADER.size)
+
+
+def _attributes(data: memoryview, wanted: frozenset[int]) -> dict[int, memoryview]:
+    found = {}
+    begin, end = 0, len(data)
+    while begin + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, begin)
+        kind &= _TYPE_MASK
+        if kind in wanted:
+            found[kind] = data[begin + 4 : begin + length]
+        begin += max((length + 3) & ~3, 4)
+    return found
+
+
+def _devices(messages: list[memoryview], names: dict[int, str]) -> dict[str, Device]:
+    """Take the answers about devices apart, and note their names by their numbers."""
+    found: dict[int, dict[int, memoryview]] = {}
+    for message in messages:
+        _, _, _, index, _, _ = _LINK.unpack_from(message)
+        attributes = found[index] = _attributes(message[_LINK.size :], _LINK_ATTRIBUTES)
+        names[index] = _text(attributes[_NAME])
+    return {names[index]: _device(attributes, names) for index, attributes in found.items()}
+
+
+def _device(attributes: dict[int, memoryview], names: Mapping[int, str]) -> Device:
+    kind, data = "", None
+    if _INFO in attributes:
+        info = _attributes(attributes[_INFO], _INFO_ATTRIBUTES)
+        kind = _text(info[_KIND]) if _KIND in info else ""
+        data = info.get(_DATA)
+    # The number of a device in another namespace says nothing here.
+    below = None if _NAMESPACE in attributes else _number(attributes.get(_PARENT))
+    tag = None
+    if data is not None and kind == "vlan":
+        tag = _number(_attributes(data, _VLAN_ATTRIBUTES).get(_VLAN_TAG))
+    elif data is not None and kind == "vxlan":
+        below = _number(_attributes(data, _VXLAN_ATTRIBUTES).get(_VXLAN_PARENT)) or below
+    other = names.get(below or 0)
+    return Device(
+        name=_text(attributes[_NAME]),
+        kind=kind,
+        mtu=_number(attributes.get(_MTU)) or 0,
+        master=names.get(_number(attributes.get(_MASTER)) or 0),
+        parent=None if kind == "veth" else other,
+        peer=other if kind == "veth" else None,
+        tag=tag,
+        group=_number(attributes.get(_GROUP)) or 0,
+    )
+
+
+_INFO_ATTRIBUTES = frozenset((_KIND, _DATA))
+_VLAN_ATTRIBUTES = frozenset((_VLAN_TAG,))
+_VXLAN_ATTRIBUTES = frozenset((_VXLAN_PARENT,))
+
+
+def _addresses(messages: list[memoryview]) -> Iterator[tuple[int, Ip, int, bool]]:
+    for message in messages:
+        _, length, flags, _, index = _ADDRESS.unpack_from(message)
+        attributes = _attributes(message[_ADDRESS.size :], _ADDRESS_ATTRIBUTES)
+        # On a point-to-point device the first is the other end's.
+        own = attributes.get(_OURS, attributes.get(_THEIRS))
+        if own is not None and len(own) in (4, 16):
+            flags = _number(attributes.get(_FLAGS)) or flags
+            yield index, ipaddress.ip_address(bytes(own)), length, bool(flags & _PERMANENT)
+
+
+_ADDRESS_ATTRIBUTES = frozenset((_OURS, _THEIRS, _FLAGS))
+
+
+def _number(value: memoryview | None) -> int | None:
+    return None if value is None else int.from_bytes(value, "little" if _LITTLE else "big")
+
+
+_LITTLE = struct.pack("=H", 1)[0] == 1
+
+
+def _text(value: memoryview) -> str:
+    # A name is what its administrator made it, in whatever encoding.
+    return bytes(value).rstrip(b"\0").decode("utf-8", "surrogateescape")
