@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.lab.harness.hypervisor import VDSM_USER, Hypervisor
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.machine import User
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import Product
@@ -31,13 +32,15 @@ class Command:
 
     Attributes:
         argv: the executable and its arguments.
-        env: the whole environment but ``_hook_domxml``.
-        data: what the file of that name holds, anew for each run.
+        env: the whole environment but the variable that names the file.
+        data: what the file holds, anew for each run.
+        variable: which names it.
     """
 
     argv: tuple[str, ...]
     env: dict[str, str]
     data: str
+    variable: str = "_hook_domxml"
 
     def instead(self, *argv: str) -> Command:
         """Give another program with the same environment and file."""
@@ -179,18 +182,29 @@ class Bench:
 
 
 def spawn(
-    host: Hypervisor, commands: Sequence[Command], *, rounds: int, together: bool
+    host: Hypervisor,
+    commands: Sequence[Command],
+    *,
+    rounds: int,
+    together: bool,
+    user: User = VDSM_USER,
 ) -> list[list[Run]]:
-    """Spawn processes on a host as user vdsm; see :meth:`Bench.spawn`."""
+    """Spawn processes on a host as user vdsm, or another; see :meth:`Bench.spawn`."""
     order = {
         "rounds": rounds,
         "together": together,
         "commands": [
-            {"argv": command.argv, "env": command.env, "data": command.data} for command in commands
+            {
+                "argv": command.argv,
+                "env": command.env,
+                "data": command.data,
+                "variable": command.variable,
+            }
+            for command in commands
         ],
     }
     done = host.run(
-        [PYTHON, "-I", "-S", str(SPAWN)], user=VDSM_USER, input=json.dumps(order), timeout=120
+        [PYTHON, "-I", "-S", str(SPAWN)], user=user, input=json.dumps(order), timeout=120
     )
     return [[Run(*run) for run in runs] for runs in json.loads(done.stdout)]
 

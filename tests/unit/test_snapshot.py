@@ -11,7 +11,7 @@ import pytest
 
 from vif_driver.errors import Unavailable
 from vif_driver.host import snapshot
-from vif_driver.host.snapshot import Address, Snapshot
+from vif_driver.host.snapshot import Address, Snapshot, Snapshots
 
 from .conftest import RunInNamespace
 
@@ -139,3 +139,93 @@ def test_a_kernel_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(Unavailable, match="Protocol not supported"):
         snapshot.take()
+
+
+# ---- one after the other -------------------------------------------------------------------------
+
+
+def ip(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "link add br1 type bridge",
+        "link set eth0 master br0",
+        "link set eth0 mtu 1400",
+        "link set eth0 name eth9",
+        "link del br0",
+        "addr add 192.0.2.1/24 dev eth0",
+        "addr add 2001:db8::1/64 dev eth0 nodad",
+        "addr del 192.0.2.9/24 dev eth0",
+    ],
+)
+def test_a_change_has_the_next_one_taken_anew(
+    in_network_namespace: RunInNamespace, change: str
+) -> None:
+    async def body() -> tuple[Snapshot | None, Snapshot | None, Snapshot, Snapshot]:
+        ip("link add br0 type bridge")
+        ip("link add eth0 type veth peer name cable")
+        ip("addr add 192.0.2.9/24 dev eth0")
+        snapshots = Snapshots()
+        snapshots.take()
+        same = snapshots.unchanged()
+        ip(change)
+        other, new = snapshots.unchanged(), snapshots.take()
+        snapshots.close()
+        return same, other, new, snapshot.take()
+
+    same, other, new, now = in_network_namespace(body)
+
+    assert same is not None
+    assert other is None
+    assert (new.devices, set(new.addresses)) == (now.devices, set(now.addresses))
+    assert new.devices != same.devices or new.addresses != same.addresses
+
+
+def test_while_nothing_changes_the_kernel_is_not_asked(
+    in_network_namespace: RunInNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> bool:
+        snapshots = Snapshots()
+        first = snapshots.take()
+        monkeypatch.setattr(snapshot, "take", lambda: pytest.fail("the kernel was asked"))
+        return snapshots.take() is first and snapshots.unchanged() is first
+
+    assert in_network_namespace(body)
+
+
+def test_more_changes_than_fit_into_the_queue_are_changes(
+    in_network_namespace: RunInNamespace,
+) -> None:
+    async def body() -> tuple[Snapshot | None, int]:
+        ip("link add br0 type bridge")
+        snapshots = Snapshots()
+        snapshots.take()
+        lines = "".join(f"link set br0 mtu {1400 + number % 50}\n" for number in range(3000))
+        subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+        return snapshots.unchanged(), snapshots.take().devices["br0"].mtu
+
+    assert in_network_namespace(body) == (None, 1400 + 2999 % 50)
+
+
+def test_a_change_while_one_is_taken_is_not_missed(
+    in_network_namespace: RunInNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> tuple[bool, bool]:
+        ip("link add br0 type bridge")
+        snapshots, taking = Snapshots(), snapshot.take
+
+        def slow() -> Snapshot:
+            taken = taking()
+            ip("link add br1 type bridge")
+            snapshots.unchanged()  # somebody else looks meanwhile
+            return taken
+
+        monkeypatch.setattr(snapshot, "take", slow)
+        old = snapshots.take()
+        monkeypatch.setattr(snapshot, "take", taking)
+        return "br1" in old.devices, "br1" in snapshots.take().devices
+
+    assert in_network_namespace(body) == (False, True)

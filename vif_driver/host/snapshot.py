@@ -13,6 +13,7 @@ import functools
 import ipaddress
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -40,6 +41,9 @@ _VLAN_TAG, _VXLAN_PARENT = 1, 3
 _ADDRESS = struct.Struct("=BBBBI")
 _THEIRS, _OURS, _FLAGS = 1, 2, 8
 _PERMANENT = 0x80
+
+# Of linux/rtnetlink.h's groups those of devices and addresses (RTMGRP_LINK, _IPV4_IFADDR, _IPV6_…).
+_CHANGES = 0x1 | 0x10 | 0x100
 
 _BUFFER = 1 << 18
 
@@ -160,6 +164,69 @@ def take() -> Snapshot:
             if index in names  # it may have gone between the two questions
         ),
     )
+
+
+class Snapshots:
+    """Takes snapshots for one who looks again and again; what is known to be the same is kept.
+
+    The kernel tells of a change at the moment it makes it, in a queue that nobody is woken for: as
+    long as that is empty, things are as they were.  (Of the group of a device that is down alone it
+    says nothing; ours are made with theirs.)
+    """
+
+    def __init__(self) -> None:
+        self._changes: socket.socket | None = None
+        self._reading = threading.Lock()
+        # How often something was found to have changed, and of which of these times the last is.
+        self._generation = 0
+        self._last: tuple[int, Snapshot] = (-1, Snapshot())
+
+    def unchanged(self) -> Snapshot | None:
+        """Give the last one, if it shows what is; does not block."""
+        generation, last = self._last
+        return last if generation == self._look() else None
+
+    def take(self) -> Snapshot:
+        """Give one of how things are now; may be called in another thread.
+
+        Raises:
+            Unavailable: the kernel did not answer.
+        """
+        # First: what changes while the question is answered, has the next one asked again.
+        generation = self._look()
+        known, last = self._last
+        if known != generation:
+            last = take()
+            self._last = generation, last
+        return last
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._changes is not None:
+            self._changes.close()
+            self._changes = None
+
+    def _look(self) -> int:
+        with self._reading:
+            if self._has_changed():
+                self._generation += 1
+            return self._generation
+
+    def _has_changed(self) -> bool:
+        changed = False
+        try:
+            if self._changes is None:
+                kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+                self._changes = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+                self._changes.bind((0, _CHANGES))
+                return True
+            while True:
+                self._changes.recv(_BUFFER)
+                changed = True
+        except BlockingIOError:
+            return changed
+        except OSError:
+            return True  # ENOBUFS: there were more than fit into the queue
 
 
 _LINK_QUESTION = (

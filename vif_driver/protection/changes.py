@@ -143,6 +143,8 @@ class _Changes:
             return
         who = f"network {quoted(network.name)}"
         made = PORT if network.switch == OVS else BRIDGE if network.bridged else None
+        if before is not None and before.top == network.name:
+            made = None  # it is there, and its own
         yield Change(What.NAMED, network.name, f"{who} would be made", made=made)
         if network.base is not None:
             yield Change(What.NAMED, network.base, f"{who} would stand on {network.base}")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from vif_driver.config import Config
 from vif_driver.errors import HostError, Unavailable
-from vif_driver.host import Host, neutron_agent, ovsdb_socket, snapshot, switch, threads
+from vif_driver.host import Host, neutron_agent, ovsdb_socket, switch, threads
 from vif_driver.host.neutron_agent import Underlay
-from vif_driver.host.snapshot import Snapshot
+from vif_driver.host.snapshot import Snapshot, Snapshots
 from vif_driver.host.switch import Switch
 from vif_driver.host.vdsm_config import Entries
 from vif_driver.protection import allowances, policy
@@ -58,6 +58,7 @@ class Guard:
         self._bonds = Entries("bonds", parse_bond)
         self._underlay: tuple[list[tuple[Path, int, int]], Underlay] = ([], Underlay())
         self._known = known
+        self._snapshots = Snapshots()
 
     async def judge(self, request: SetupRequest) -> Verdict:
         """Judge a request."""
@@ -121,8 +122,11 @@ class Guard:
         return Foundation(await self._snapshot(), of_switch, self._neutron(), bridge)
 
     async def _snapshot(self) -> Snapshot:
+        unchanged = self._snapshots.unchanged()
+        if unchanged is not None:
+            return unchanged
         try:
-            return await threads.run(snapshot.take, _KERNEL_TIMEOUT, "snapshot")
+            return await threads.run(self._snapshots.take, _KERNEL_TIMEOUT, "snapshot")
         except asyncio.TimeoutError:
             raise Unavailable("the kernel does not tell its network devices", "see dmesg") from None
 

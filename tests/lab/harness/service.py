@@ -184,5 +184,6 @@ class Service:
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)  # nsenter stops when its child does
+            # nsenter(1), which waits for it, has stopped with it, and wakes both.
+            self._process.send_signal(signal.SIGCONT)
         self.machine.signal_process(self.pid, signal.SIGCONT)
