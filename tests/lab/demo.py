@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 from lxml import etree
 
-from tests.lab import demo_reboot
+from tests.lab import demo_protection, demo_reboot
 from tests.lab.demo_teller import Failed, Teller
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.guest import BOOT_TIMEOUT, Guest
@@ -212,6 +212,11 @@ def migrate(demo: Demo) -> None:
         demo.lab.central.remove_port(port.name)
 
 
+def protect(demo: Demo) -> None:
+    """VDSM is asked to take the tunnels' NIC."""
+    demo_protection.protect(demo.teller, demo.lab.hosts[0])
+
+
 def clean_up(demo: Demo) -> None:
     """Nothing is left."""
     while demo.vms:
@@ -245,6 +250,7 @@ CHAPTERS: list[Callable[[Demo], None]] = [
     wait,
     look,
     migrate,
+    protect,
     clean_up,
 ]
 

@@ -313,7 +313,9 @@ def test_a_request_for_the_network_is_judged_without_the_agent_too(
 
     done = hook.run("before_network_setup")
 
-    assert (done.returncode, done.stderr) == (0, "")
+    # Where Open vSwitch is installed and doesn't run, it says that it can't see all.
+    assert done.returncode == 0
+    assert done.stderr == "" or "judged by what was known" in done.stderr
 
 
 def test_nobody_who_judges_is_a_refusal(hook: Hook) -> None:
