@@ -66,7 +66,8 @@ class Change(NamedTuple):
         tag: of TAGGED, the VLAN, None for packets without.
         mtu: of SIZED, the new one in bytes.
         before, after: of ADDRESSED, the network; None if there was none, or will be.  Of TAKEN,
-            SWITCHED and TAGGED, ``after`` is the one that has the device's addresses from then on, if any.
+            SWITCHED and TAGGED, ``after`` is the one that has the device's addresses from then
+            on, if any.
     """
 
     what: What
