@@ -313,9 +313,8 @@ def test_a_request_for_the_network_is_judged_without_the_agent_too(
 
     done = hook.run("before_network_setup")
 
-    # Where Open vSwitch is installed and doesn't run, it says that it can't see all.
-    assert done.returncode == 0
-    assert done.stderr == "" or "judged by what was known" in done.stderr
+    # It may say that this computer's Open vSwitch could not be looked at.
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
 def test_nobody_who_judges_is_a_refusal(hook: Hook) -> None:

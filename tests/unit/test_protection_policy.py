@@ -91,6 +91,15 @@ def by_hand() -> PaperHost:
     return host
 
 
+def by_hand_on_vlan() -> PaperHost:
+    """Tunnels begin on bond0.100, which VDSM has no network on; it has one on bond0.5."""
+    host = wide()
+    host.address(host.vlan("bond0", 100, mtu=9000), "192.0.2.1/24")
+    host.bridge("data", host.vlan("bond0", 5))
+    host.network("data", **DATA)
+    return host
+
+
 def two_ends() -> PaperHost:
     """Tunnels begin at two addresses, on eth0 and on a bridge over eth1."""
     host = PaperHost(ovn_encap_ip="192.0.2.1, 198.51.100.1")
@@ -341,6 +350,12 @@ ROWS: dict[Callable[[], PaperHost], list[Row]] = {
         ),
         refused("a bridge of another", "eth0", "'x' would take eth0", {"x": {"nic": "eth0"}}),
         refused(
+            "with the same address",
+            "eth0",
+            "'x' would take eth0",
+            {"x": {"nic": "eth0", "ipv6addr": "2001:db8::1/64", "mtu": 2000}},
+        ),
+        refused(
             "a bond", "eth0", "'bond1' would take eth0", {}, {"bond1": {"nics": ["eth0", "eth1"]}}
         ),
         refused(
@@ -368,10 +383,47 @@ ROWS: dict[Callable[[], PaperHost], list[Row]] = {
         refused(
             "without", "eth0", "other addresses than", {"x": {"nic": "eth0", "bridged": False}}
         ),
+        passes(
+            "the management network of a host that is added",
+            {"ovirtmgmt": {"nic": "eth0", "bootproto": "dhcp", "defaultRoute": True}},
+        ),
+        passes(
+            "with a static address",
+            {"ovirtmgmt": {"nic": "eth0", "ipaddr": "192.0.2.1", "netmask": "255.255.255.0"}},
+        ),
+        passes(
+            "in Open vSwitch",
+            {"ovirtmgmt": {"nic": "eth0", "bootproto": "dhcp", "switch": "ovs"}},
+        ),
+        refused("with another address", "eth0", "as the port", {"ovirtmgmt": {"nic": "eth0"}}),
         refused(
-            "into a bridge", "eth0", "as the port", {"x": {"nic": "eth0", "bootproto": "dhcp"}}
+            "with the other version's",
+            "eth0",
+            "as the port",
+            {"ovirtmgmt": {"nic": "eth0", "dhcpv6": True, "ipv6autoconf": True}},
+        ),
+        refused(
+            "in a VLAN of Open vSwitch's",
+            "eth0",
+            "into a bridge of Open",
+            {"ovirtmgmt": {"nic": "eth0", "vlan": 4, "bootproto": "dhcp", "switch": "ovs"}},
         ),
         passes("no vNIC needs any MTU", {"x": {"nic": "eth0", "vlan": 3, "mtu": 900}}),
+    ],
+    by_hand_on_vlan: [
+        passes("the management network of a host that is added", {"ovirtmgmt": BRIDGED}),
+        refused(
+            "with another address",
+            "bond0.100",
+            "as the port",
+            {"ovirtmgmt": {**BRIDGED, "ipaddr": "192.0.2.7"}},
+        ),
+        refused(
+            "a network of VDSM's that comes here",
+            "bond0.100",
+            "'data' would take bond0.100 as the port",
+            {"data": BRIDGED},
+        ),
     ],
     two_ends: [
         refused("the first", "eth0", "'first' would be removed", {"first": REMOVE}),

@@ -65,7 +65,9 @@ class Change(NamedTuple):
         made: of NAMED, the kind of device that would be made under that name, if any.
         tag: of TAGGED, the VLAN, None for packets without.
         mtu: of SIZED, the new one in bytes.
-        before, after: of ADDRESSED, the network; None if there was none, or will be.
+        before, after: of ADDRESSED, the network; None if there was none, or will be.  Of TAKEN,
+            SWITCHED and TAGGED, ``after`` is the one that has the device's addresses from then
+            on, if any.
     """
 
     what: What
@@ -237,7 +239,16 @@ class _Changes:
         link = self._snapshot.devices.get(port or "")
         if link is not None and link.master != network.name:
             text = f"{who} would take {link.name} as the port of its bridge"
-            yield Change(What.TAKEN, link.name, text)
+            yield Change(What.TAKEN, link.name, text, after=self._heir(before, network))
+
+    def _heir(self, before: Network | None, network: Network) -> Network | None:
+        """Give a network that takes a device over of which VDSM has had none, with its address.
+
+        So the engine makes the management network of a host that it adds, by which time host-deploy
+        has already told OVN the host's address (``host_deploy_ovn_tunneling_interface``).
+        """
+        others = (other.port for other in self._running.networks.values())
+        return None if before is not None or network.port in others else network
 
     def _of_vlan(self, name: str, base: str, tag: int | None, who: str) -> Iterator[Change]:
         link = self._snapshot.devices.get(name)
@@ -251,14 +262,15 @@ class _Changes:
         base = network.base
         if base is None:
             return
+        heir = self._heir(before, network) if network.vlan is None else None
         interface = self._switch.by_name.get(base)
         if interface is None or not interface.bridge.startswith(VDSM_BRIDGE):
             text = f"{who} would put {base} into a bridge of Open vSwitch"
-            yield Change(What.SWITCHED, base, text)
+            yield Change(What.SWITCHED, base, text, after=heir)
         if before is None or (before.base, before.vlan) != (base, network.vlan):
             what = "the packets without a VLAN" if network.vlan is None else f"VLAN {network.vlan}"
             text = f"{who} would take {what} of {base}"
-            yield Change(What.TAGGED, base, text, tag=network.vlan)
+            yield Change(What.TAGGED, base, text, tag=network.vlan, after=heir)
 
     # ---- bonds -------------------------------------------------------------------------------
 

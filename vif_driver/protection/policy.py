@@ -16,6 +16,9 @@ _NAMED = 4
 
 _WHEN_SEEN = "as it was last seen, and what would become of it cannot be told now"
 
+# What a network may do to a device whose addresses it has from then on.
+_HANDED_ON = (What.TAKEN, What.SWITCHED, What.TAGGED)
+
 _TO_DO_IT = "to do it deliberately: vifctl protect"
 
 
@@ -138,6 +141,8 @@ class _Judge:
 
     def _is_cut(self, change: Change, upper: str | None, how: How) -> bool:
         what = change.what
+        if upper is None and what in _HANDED_ON and self._is_inherited(change):
+            return False
         if what in (What.REMOVED, What.BONDED, What.SWITCHED):
             return True
         if what is What.TAKEN:
@@ -150,6 +155,18 @@ class _Judge:
         if what is What.RELEASED:
             return upper == change.upper
         return what is What.TAGGED and change.tag in self._foundation.tags(change.device)
+
+    def _is_inherited(self, change: Change) -> bool:
+        """Tell whether a network takes a device over with all that it is at the top for."""
+        purposes = [
+            purpose
+            for purpose in self._foundation.carried(change.device)
+            if purpose.device == change.device
+        ]
+        return change.after is not None and all(
+            purpose.address is not None and _keeps(purpose, None, change.after)
+            for purpose in purposes
+        )
 
     def _of_addresses(
         self, change: Change, sound: Collection[Purpose]
