@@ -76,9 +76,27 @@ def watching(scenario: Scenario) -> Any:
     async def watched(asked: Domains) -> Any:
         asked.watch()
         assert await asked.wait_connected(5)
+        await told_of_all_before(asked)
         return await scenario(asked)
 
     return asking(watched)
+
+
+async def told_of_all_before(asked: Domains) -> None:
+    """Wait for the events so far, with which the driver may be late, to be told.
+
+    Those after them are of the VM that the driver has from the start.
+    """
+    told: list[str | None] = []
+    unsubscribe = asked.subscribe(told.append)
+    connection = libvirt.open(domains.URI)
+    other = connection.lookupByName("test")
+    other.suspend()
+    other.resume()
+    while told.count(other.UUIDString()) < 2:
+        await asyncio.sleep(0.002)
+    unsubscribe()
+    connection.close()
 
 
 # ---- questions and requests ------------------------------------------------------------------

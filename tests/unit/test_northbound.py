@@ -609,11 +609,16 @@ def test_a_member_whose_turn_never_came_is_told_of(
         connected([first, second], nothing, timeout=0.1)
 
 
-def test_another_database_is_told(tmp_path: Path) -> None:
+def test_another_database_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_backoff(reconnect: Any, _lowest: int, _highest: int) -> None:
+        reconnect.min_backoff = reconnect.max_backoff = 60_000
+
+    # One attempt, as the next one forgets what this one was told.
+    monkeypatch.setattr(ovs.reconnect.Reconnect, "set_backoff", set_backoff)
     southbound = SouthboundServer(tmp_path)
     try:
         with pytest.raises(Unavailable, match="it has no database OVN_Northbound"):
-            connected([southbound.remote], nothing, timeout=0.4)
+            connected([southbound.remote], nothing, timeout=0.6)
     finally:
         southbound.stop()
 
