@@ -31,13 +31,15 @@ class Command:
 
     Attributes:
         argv: the executable and its arguments.
-        env: the whole environment but ``_hook_domxml``.
-        data: what the file of that name holds, anew for each run.
+        env: the whole environment but the variable that names the file.
+        data: what the file holds, anew for each run.
+        variable: which names it.
     """
 
     argv: tuple[str, ...]
     env: dict[str, str]
     data: str
+    variable: str = "_hook_domxml"
 
     def instead(self, *argv: str) -> Command:
         """Give another program with the same environment and file."""
@@ -186,7 +188,13 @@ def spawn(
         "rounds": rounds,
         "together": together,
         "commands": [
-            {"argv": command.argv, "env": command.env, "data": command.data} for command in commands
+            {
+                "argv": command.argv,
+                "env": command.env,
+                "data": command.data,
+                "variable": command.variable,
+            }
+            for command in commands
         ],
     }
     done = host.run(

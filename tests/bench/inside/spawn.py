@@ -80,7 +80,7 @@ def main() -> None:
         jobs = []
         for number, command in enumerate(order["commands"]):
             file = os.path.join(directory, str(number))
-            env = {**command["env"], "_hook_domxml": file}
+            env = {**command["env"], command["variable"]: file}
             data = command["data"].encode()
             jobs.append(Job(command["argv"], env, data, file, f"{file}.stderr"))
         run = together if order["together"] else in_turns
