@@ -23,7 +23,7 @@ from vif_driver.agent.reporter import Reporter
 from vif_driver.agent.switchover import Switchover
 from vif_driver.config import Config
 from vif_driver.events.host import HostEvents
-from vif_driver.host import Host, kernel, link_statistics, ovn_controller
+from vif_driver.host import Host, kernel, link_statistics, ovn_controller, ovsdb_socket
 from vif_driver.host.domains import Domains
 from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.inspection.vnics import ExternalVnic
@@ -116,6 +116,7 @@ def on_stage(monkeypatch: pytest.MonkeyPatch, metrics_file: Path) -> OnStage:
             looks, counts, switchovers = Looks(), Counts(), Switchovers()
             monkeypatch.setattr(ovn_controller, "seems_connected", looks.seems_connected)
             monkeypatch.setattr(link_statistics, "dropped", lambda: looks.dropped)
+            monkeypatch.setattr(ovn_controller, "SYSTEM_ID_OVERRIDE", Path("/nonexistent"))
             ovsdb = None if server is None else Ovsdb(server.socket)
             if ovsdb is not None:
                 ovsdb.replica.open()
@@ -226,6 +227,22 @@ def test_while_the_database_is_away_nothing_is_told_that_it_would_know(
     assert "openstack_binding_host_ids" not in caps
     own = caps["external_networks"]
     assert (own["chassis"], own["integration_bridge"]["exists"]) == (None, None)
+
+
+def test_a_database_that_is_just_being_restarted_is_waited_for(
+    on_stage: OnStage, ovn_host: OvsdbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ovsdb_socket, "is_down", lambda: False)
+
+    async def scenario(stage: Stage) -> dict[str, Any]:
+        ovsdb = stage.reporter._host.ovsdb
+        assert ovsdb is not None
+        ovn_host.stop()
+        await ovsdb.replica.wait(lambda: not ovsdb.replica.connected, 5)
+        asyncio.get_running_loop().call_later(0.1, ovn_host.start)
+        return await stage.capabilities()
+
+    assert on_stage(scenario, ovn_host)["external_networks"]["chassis"] == "c1"
 
 
 def test_for_ovn_controller_it_is_not_looked_each_time(
@@ -362,14 +379,20 @@ def test_statistics_are_an_occasion_to_write_metrics(on_stage: OnStage, metrics_
     assert on_stage(scenario) == 3
 
 
-def test_metrics_are_not_written_all_the_time(on_stage: OnStage, metrics_file: Path) -> None:
+def test_metrics_are_not_written_all_the_time_but_in_the_end(
+    on_stage: OnStage, metrics_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "PERIOD", 0.2)
+
     async def scenario(stage: Stage) -> Any:
         await stage.statistics()
         stage.counts.removed = 3
         await stage.statistics()
-        return metric(metrics_file, "vif_driver_stale_removed_total")
+        at_once = metric(metrics_file, "vif_driver_stale_removed_total")
+        await asyncio.sleep(0.5)
+        return at_once, metric(metrics_file, "vif_driver_stale_removed_total")
 
-    assert on_stage(scenario) == 0
+    assert on_stage(scenario) == (0, 3)
 
 
 def test_metrics_that_have_not_changed_are_written_now_and_then(

@@ -20,8 +20,15 @@ from vif_driver.agent.reconcile import Reconciler
 from vif_driver.agent.survey import Survey
 from vif_driver.agent.switchover import Switchover
 from vif_driver.config import Config
-from vif_driver.errors import HostError
-from vif_driver.host import Host, kernel, link_statistics, ovn_controller, threads
+from vif_driver.errors import HostError, Unavailable
+from vif_driver.host import (
+    Host,
+    kernel,
+    link_statistics,
+    ovn_controller,
+    ovsdb_socket,
+    threads,
+)
 from vif_driver.host.domains import Domains
 from vif_driver.marks import BOOT_KEY, BOOT_REMOVED_KEY
 from vif_driver.wire import Reply, Request
@@ -36,6 +43,9 @@ log = logging.getLogger(__name__)
 #: Seconds after which it is looked anew whether ovn-controller is connected: for the capabilities,
 #: which are wanted every few minutes, and for the statistics.
 CONTROLLER_AGE = (5.0, 60.0)
+
+#: Seconds for which the capabilities wait for a database that is just being restarted.
+RECONNECTION = 1.5
 
 #: Seconds between two writings of the file of metrics; and after which it is written even if
 #: nothing has changed, so that its age tells whether somebody still looks after it.
@@ -127,6 +137,7 @@ class Reporter:
         """Add to VDSM's capabilities."""
         from vif_driver.reporting import capabilities, large  # with what they need, not little
 
+        await self._wait_for_database()
         settings = self._settings()
         own = capabilities.compose(
             capabilities.Capabilities(
@@ -174,6 +185,17 @@ class Reporter:
             events=self.events,
             events_failed=self.events_failed,
         )
+
+    async def _wait_for_database(self) -> None:
+        """Wait for a database that is just being restarted.
+
+        Without its names of the host the engine binds ports to what it calls the host itself.
+        """
+        ovsdb = self._host.ovsdb
+        if ovsdb is None or ovsdb.replica.connected or ovsdb_socket.is_down():
+            return
+        with contextlib.suppress(Unavailable):
+            await ovsdb.replica.wait_connected(RECONNECTION)
 
     def _settings(self) -> dict[str, str] | None:
         ovsdb = self._host.ovsdb
@@ -243,13 +265,16 @@ class Reporter:
             log.exception("the metrics were not written")
 
     def _publish(self, figures: Figures) -> None:
-        """Write the file of metrics, if there is a reason."""
-        now = asyncio.get_running_loop().time()
-        if self._without_metrics or now < self._written_at + PERIOD:
+        """Write the file of metrics if there is a reason, later if it has just been written."""
+        if self._without_metrics:
             return
-        if figures == self._written and now < self._written_at + REFRESH:
+        age = asyncio.get_running_loop().time() - self._written_at
+        if figures == self._written and age < REFRESH:
             return
-        self._written, self._written_at = figures, now
+        if age < PERIOD:
+            self._publish_soon(PERIOD - age)
+            return
+        self._written, self._written_at = figures, asyncio.get_running_loop().time()
         try:
             if self._metrics is None:
                 from vif_driver.reporting.metrics import MetricsFile

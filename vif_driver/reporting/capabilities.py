@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine and its tools are told of this host's external networks; docs/reports.md."""
+"""What the engine and its tools are told of this host's external networks; docs/capabilities.md."""
 
 from __future__ import annotations
 
