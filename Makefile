@@ -86,6 +86,8 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	    build --build-base "$$base" install \
 	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --install-lib "$(PURELIB)" \
 	    --single-version-externally-managed --record "$$base/installed"
+	install -D -m 0644 packaging/prometheus/alerts.yml \
+	    "$(DESTDIR)$(PREFIX)/share/vif-driver/prometheus/alerts.yml"
 	$(call launcher,packaging/bin/vif-agent,$(PREFIX)/sbin/vif-agent,0755)
 	$(call launcher,packaging/bin/vifctl,$(PREFIX)/bin/vifctl,0755)
 	$(call launcher,packaging/bin/without-agent,$(PREFIX)/libexec/vif-driver/without-agent,0755)

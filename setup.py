@@ -22,6 +22,7 @@ setup(
     package_data={"vif_driver": ["py.typed"]},
     python_requires=">=3.9",
     install_requires=["lxml", "ovs", "pyroute2", "libvirt-python", "systemd-python"],
+    extras_require={"metrics": ["prometheus-client"]},
     classifiers=[
         "License :: OSI Approved :: GNU General Public License v2 or later (GPLv2+)",
         "Operating System :: POSIX :: Linux",

@@ -6,6 +6,7 @@
 #        deps.sh latest PYTHON FOLDER   an environment with the newest libraries (Python 3.12)
 set -euo pipefail
 what=$1 python=$2 folder=$3
+libraries=(ovs pyroute2 lxml libvirt-python systemd-python prometheus-client)
 
 pip_install() {
     "$folder/$what/bin/python" -m pip install -q --disable-pip-version-check \
@@ -55,10 +56,10 @@ system)
     ;;
 el9)
     "$python" -m venv "$folder/$what"
-    pip_install -c tests/constraints-el9.txt ovs pyroute2 lxml libvirt-python systemd-python
+    pip_install -c tests/constraints-el9.txt "${libraries[@]}"
     ;;
 latest)
     "$python" -m venv "$folder/$what"
-    pip_install ovs pyroute2 lxml libvirt-python systemd-python
+    pip_install "${libraries[@]}"
     ;;
 esac

@@ -12,7 +12,6 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vif_driver import config, journal, marks, stale
@@ -21,7 +20,7 @@ from vif_driver.host import kernel, ovsdb_rows
 from vif_driver.host.ovsdb_once import OvsdbOnce, connect
 from vif_driver.host.ovsdb_rows import PortRows, Tables, reference, references
 from vif_driver.journal import about
-from vif_driver.marks import Owner
+from vif_driver.marks import BOOT_KEY, BOOT_REMOVED_KEY, Owner
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +29,6 @@ TIMEOUT = 20.0
 
 # Seconds between two attempts.
 _PAUSE = 0.1
-
-#: In ``external_ids`` of the host's row: the boot in which the pass was made.
-BOOT_KEY = "vif-driver-boot-id"
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _HOST = {"Open_vSwitch": ("external_ids",)}
 _PORTS = {"Bridge": ("name", "ports"), **ovsdb_rows.COLUMNS}
@@ -56,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = config.load()
         given = sys.argv[1:] if arguments is None else arguments
-        boot_id = given[0] if given else BOOT_ID.read_text(encoding="ascii").strip()
-        boot_id = boot_id.replace("-", "")
+        boot_id = given[0].replace("-", "") if given else kernel.boot_id()
         _make_pass(settings.integration_bridge, boot_id)
     except Lost as error:
         log.error("either all of this was removed or nothing: %s", error)
@@ -128,7 +121,8 @@ def run(database: OvsdbOnce, bridge: str, boot_id: str) -> int:
         (devices - leftovers.keys()).__contains__,
     )
     orphans = _orphans(tables, {port.uuid for port in ports})
-    answers = database.begin([_remember(root, boot_id), *_remove(bridge, ports, orphans)])
+    noted = _remember(root, boot_id, len(ports) + len(orphans))
+    answers = database.begin([noted, *_remove(bridge, ports, orphans)])
     # While the server works, which takes it as long as this.
     for port in ports:
         extra = about(vm=port.vm_id, row=port.record(), row_id=port.uuid)
@@ -158,14 +152,15 @@ def _orphans(tables: Tables, gone: set[str]) -> list[tuple[str, str]]:
     return [("QoS", uuid) for uuid in qos] + [("Queue", uuid) for uuid in queues]
 
 
-def _remember(root: str, boot_id: str) -> dict[str, Any]:
+def _remember(root: str, boot_id: str, removed: int) -> dict[str, Any]:
+    facts = {BOOT_KEY: boot_id, BOOT_REMOVED_KEY: str(removed)}
     return {
         "op": "mutate",
         "table": "Open_vSwitch",
         "where": [["_uuid", "==", reference(root)]],
         "mutations": [
-            ["external_ids", "delete", ["set", [BOOT_KEY]]],
-            ["external_ids", "insert", ["map", [[BOOT_KEY, boot_id]]]],
+            ["external_ids", "delete", ["set", list(facts)]],
+            ["external_ids", "insert", ["map", [list(fact) for fact in facts.items()]]],
         ],
     }
 

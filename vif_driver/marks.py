@@ -18,6 +18,11 @@ ROW_KEY = "vif-driver"
 #: Under this key of ``external_ids`` a port's ``iface-id`` is while OVN is not to have it.
 HELD_KEY = "vif-driver-held"
 
+#: In ``external_ids`` of the host's own row: the boot in which the boot pass was made, and how many
+#: rows it has removed.
+BOOT_KEY = "vif-driver-boot-id"
+BOOT_REMOVED_KEY = "vif-driver-boot-removed"
+
 #: The group of every device that we make: "vif" in ASCII.
 GROUP = 0x766966
 

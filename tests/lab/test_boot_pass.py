@@ -30,8 +30,7 @@ from tests.lab.harness.product import BOOT_PASS, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 from tests.lab.harness.vdsm import Vdsm, Vm
-from vif_driver.boot import BOOT_KEY
-from vif_driver.marks import GROUP
+from vif_driver.marks import BOOT_KEY, GROUP
 
 NAME = "vif-driver-boot"
 DROP_IN = f"/etc/systemd/system/{BOOT_PASS}.d/test.conf"

@@ -24,7 +24,7 @@ from vif_driver.host import json_rpc, kernel
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb_once import connect
 from vif_driver.host.ovsdb_rows import COLUMNS
-from vif_driver.marks import GROUP
+from vif_driver.marks import BOOT_KEY, BOOT_REMOVED_KEY, GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
 from . import own_sysfs
@@ -181,6 +181,18 @@ def test_it_is_made_again_in_the_next_boot(ovsdb_server: OvsdbServer) -> None:
 
     assert make_pass(ovsdb_server) == 1
     assert THIS_BOOT in ovsdb_server.vsctl("get", "Open_vSwitch", ".", "external_ids")
+
+
+def test_how_much_was_removed_is_noted(ovsdb_server: OvsdbServer) -> None:
+    add(ovsdb_server, "tap1", *LIBVIRTS)
+    add(ovsdb_server, "tap2", *LIBVIRTS)
+
+    make_pass(ovsdb_server, LAST_BOOT)
+    first = ovsdb_server.vsctl("get", "Open_vSwitch", ".", f"external_ids:{BOOT_REMOVED_KEY}")
+    make_pass(ovsdb_server)
+    second = ovsdb_server.vsctl("get", "Open_vSwitch", ".", f"external_ids:{BOOT_REMOVED_KEY}")
+
+    assert (first, second) == ('"2"', '"0"')
 
 
 def test_other_settings_of_the_host_stay(ovsdb_server: OvsdbServer) -> None:
@@ -426,7 +438,7 @@ def test_the_id_of_the_boot_is_systemds_or_the_kernels(
 ) -> None:
     kernels = tmp_path / "boot_id"
     kernels.write_text(f"{THIS_BOOT}\n")
-    monkeypatch.setattr(boot, "BOOT_ID", kernels)
+    monkeypatch.setattr(kernel, "BOOT_ID", kernels)
     boot.main([THIS_BOOT.replace("-", "")])
     add(on_server, "tap1", *LIBVIRTS)
 
@@ -595,5 +607,5 @@ print(*sys.modules)
         text=True,
     )
 
-    assert boot.BOOT_KEY in ovsdb_server.vsctl("get", "Open_vSwitch", ".", "external_ids")
+    assert BOOT_KEY in ovsdb_server.vsctl("get", "Open_vSwitch", ".", "external_ids")
     assert not {"asyncio", "pyroute2", "lxml", "vif_driver.host.links"} & set(done.stdout.split())

@@ -193,6 +193,23 @@ def test_all_ports_of_the_vm_are(play: Play, monkeypatch: pytest.MonkeyPatch) ->
     play(scenario)
 
 
+def test_it_is_counted_with_how_long_its_ports_took(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchover, "SETTLE", 60.0)
+
+    async def scenario(moving: Moving) -> Any:
+        await moving.announces()
+        moving.libvirt(State.RUNNING)
+        await moving.becomes(SWITCHED)
+        await a_moment()
+        return moving.agent.counts
+
+    counts = play(scenario)
+
+    assert counts.count == 1 and 0 < counts.worst < 5
+
+
 def test_a_vm_that_stands_still_here_has_not_come(play: Play) -> None:
     async def scenario(moving: Moving) -> Any:
         await moving.announces()

@@ -17,9 +17,10 @@ from vif_driver.agent import server, service_manager
 from vif_driver.agent.foundation import Keeper
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.agent.reconcile import ASK_TIME, Reconciler
+from vif_driver.agent.reporter import Reporter
 from vif_driver.agent.switchover import Switchover
 from vif_driver.errors import ConfigError, Unavailable, VifError
-from vif_driver.events import PLUGS, Events
+from vif_driver.events import PLUGS, REPORTS, Events
 from vif_driver.events.turns import Turns
 from vif_driver.host import Host, starts
 from vif_driver.host.domains import Domains
@@ -27,6 +28,7 @@ from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Starts
 from vif_driver.reconciliation.report import Report
+from vif_driver.reporting import METRICS
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +81,19 @@ class Agent:
         self.reconciler = Reconciler(settings, host, domains, pending, turns)
         self.switchover = Switchover(settings, host, domains, pending)
         self.keeper = Keeper(settings, host)
-        self._events = Events(
-            settings, host, pending, self.readiness, trouble, turns, self.switchover
+        self.reporter = Reporter(
+            settings, host, domains, self.readiness, self.reconciler, self.switchover
         )
-        self._answered = 0
-        self._failed = 0
+        self._events = Events(
+            settings,
+            host,
+            pending,
+            self.readiness,
+            trouble,
+            turns,
+            self.switchover,
+            self.reporter,
+        )
 
     async def handle(self, request: wire.Request) -> wire.Reply:
         """Answer one request."""
@@ -92,8 +102,8 @@ class Agent:
         if request.event == RECONCILE:
             return wire.Reply(data=json.dumps((await self._reconcile()).as_dict()).encode())
         reply = await self._events.handle(request)
-        self._answered += 1
-        self._failed += reply.status != 0
+        if request.event not in REPORTS:
+            self.reporter.answered(request, reply)
         if request.event in PLUGS:
             self.reconciler.look_soon()
         return reply
@@ -122,8 +132,8 @@ class Agent:
             and ovsdb.has_bridge(bridge),
             "libvirt_connected": self._domains.connected,
             "configuration_error": None if self._trouble is None else str(self._trouble),
-            "events_answered": self._answered,
-            "events_failed": self._failed,
+            "events_answered": self.reporter.events,
+            "events_failed": self.reporter.events_failed,
             "grace": self._settings.grace,
             "stale_removed": self.reconciler.counts.removed,
             "plugged_again": self.reconciler.counts.plugged,
@@ -164,6 +174,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         agent.readiness.recover()
         agent.switchover.recover()
         agent.keeper.start()
+        agent.reporter.start()
         if trouble is None:  # else it isn't known which bridge is ours to look after
             agent.reconciler.start()
         patience = {
@@ -184,6 +195,7 @@ async def run(settings: config.Config, trouble: ConfigError | None = None) -> No
         # Those who wait for a VM to become ready are not to hold up the end: they ask the next
         # agent, which finds the start where this one leaves it.
         await agent.keeper.close()
+        await agent.reporter.close()
         await agent.switchover.close()
         await agent.reconciler.close()
         await agent.readiness.close()
@@ -208,7 +220,7 @@ async def _until_told_to_end(serving: asyncio.Future[None]) -> None:
 
 def _make_folders(callers: server.Callers) -> None:
     """Make what systemd-tmpfiles makes where the agent is a service."""
-    for path in (Path(wire.SOCKET).parent, starts.FOLDER, starts.RELEASED):
+    for path in (Path(wire.SOCKET).parent, starts.FOLDER, starts.RELEASED, METRICS.parent):
         path.mkdir(exist_ok=True)
         # Whatever the umask is: VDSM's user has to get through.
         path.chmod(0o755)

@@ -31,6 +31,7 @@ from vif_driver.host.southbound import Southbound
 from vif_driver.host.starts import START_TIME, Start, Starts, uptime
 from vif_driver.interface_xml import Interface
 from vif_driver.journal import about
+from vif_driver.reporting.counts import Switchovers
 from vif_driver.vnic import SecurityGroups, Vnic, VnicIdentity, parse_interface
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Switchover:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ovn = Ovn(config, host)
         self._departures = Departures(domains, self._ovn)
+        self.counts = Switchovers()
         self._unfollow = domains.follow(self._on_event)
 
     def recover(self) -> None:
@@ -321,6 +323,7 @@ class Switchover:
         await self._persist(lambda: self._release(arrival), vm)
         await self._edit(arrival, "switch", switchover.switch)
         took = asyncio.get_running_loop().time() - begun
+        self.counts.add(took)
         extra = about(vm=vm, event=_EVENT, seconds=took)
         log.info("VM %s runs here; its ports followed in %.0f ms", vm, took * 1000, extra=extra)
         await self._until_completed(arrival)

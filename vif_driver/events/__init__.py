@@ -49,6 +49,9 @@ NAMES: tuple[str, ...] = (
     *HOST_EVENTS,
 )
 
+#: Those in which VDSM reports, every few seconds or minutes.
+REPORTS = ("after_get_caps", "after_get_stats")
+
 #: Those after which something new is on the host.
 PLUGS = ("before_device_create", "before_nic_hotplug")
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from vif_driver.errors import HostError
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 def has_device(name: str) -> bool:
     """Tell whether there is a network device of that name; needs no privilege."""
-    return Path("/sys/class/net", name).exists()
+    return os.path.exists(f"/sys/class/net/{name}")
 
 
 def devices() -> set[str]:
@@ -46,7 +48,7 @@ def group(name: str) -> int | None:
 def master(name: str) -> str | None:
     """Give the bridge (or bond) that a device is a port of; None if it is of none, or not there."""
     try:
-        return Path("/sys/class/net", name, "master").readlink().name
+        return os.path.basename(os.readlink(f"/sys/class/net/{name}/master"))
     except OSError:
         return None
 
@@ -54,9 +56,15 @@ def master(name: str) -> str | None:
 def ifindex(name: str) -> int | None:
     """Give the number that the kernel knows a device by; None if it isn't there."""
     try:
-        return int(Path("/sys/class/net", name, "ifindex").read_text(encoding="ascii"))
+        with open(f"/sys/class/net/{name}/ifindex", "rb") as file:
+            return int(file.read())
     except (OSError, ValueError):
         return None
+
+
+def boot_id() -> str:
+    """Give the id of this boot as systemd writes it, without dashes."""
+    return BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
 
 
 def has_bridge_netfilter() -> bool:

@@ -53,6 +53,33 @@ class Watch:
             self._listener()
 
 
+class Changes:
+    """Tells, when it is asked, whether network devices have changed.
+
+    It wakes nobody: the kernel keeps the messages, and of those that it has no room for it says
+    that there were some.
+    """
+
+    def __init__(self) -> None:
+        self._events = _open()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._events.close()
+
+    def any(self) -> bool:
+        """Tell whether one was made, changed or removed since this was asked last."""
+        changed = False
+        while True:
+            try:
+                self._events.recv(_BUFFER)
+            except BlockingIOError:
+                return changed
+            except OSError:  # some messages were lost (ENOBUFS)
+                pass
+            changed = True
+
+
 def _tells_of_one_gone(messages: bytes) -> bool:
     begin = 0
     while begin + _HEADER.size <= len(messages):

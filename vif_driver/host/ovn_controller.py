@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ipaddress
 import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from vif_driver.errors import HostError, Unavailable
-from vif_driver.host import json_rpc, processes, threads
+from vif_driver.host import connections, json_rpc, processes, threads
+from vif_driver.host.addresses import Ip
+from vif_driver.host.southbound import Remote, parse_remotes
 
 NAME = "ovn-controller"
 
@@ -88,6 +91,47 @@ def find(folders: tuple[Path, ...] = FOLDERS) -> Controller | None:
             return Controller(process, folder / f"{NAME}.{process}.ctl")
     other = processes.find(NAME)
     return None if other is None else Controller(other, None)
+
+
+def seems_connected(remote: str) -> bool | None:
+    """Tell whether it is connected to the southbound database, by what everybody may see.
+
+    To ask it is root's.  Seen are its process and the kernel's connections: one that stands, to a
+    member of the database, of a process of its user that isn't this one.
+
+    Args:
+        remote: the value of ``ovn-remote``.
+
+    Returns:
+        None if that can't be seen: a database on a unix socket, a malformed ``remote``, or a
+        kernel that doesn't tell.
+    """
+    controller = find()
+    uid = None if controller is None else processes.user(controller.pid)
+    if uid is None:
+        return False
+    try:
+        members = parse_remotes(remote)
+        if any(member.kind == "unix" for member in members):
+            return None
+        standing = connections.established()
+    except HostError:
+        return None
+    ours = connections.own_sockets()
+    return any(
+        found.uid == uid
+        and found.inode not in ours
+        and any(_is_at(member, found.address, found.port) for member in members)
+        for found in standing
+    )
+
+
+def _is_at(member: Remote, address: Ip, port: int) -> bool:
+    """Tell whether a member may be what is at an address; one's name is not looked up."""
+    try:
+        return member.port == port and ipaddress.ip_address(member.address) == address
+    except ValueError:
+        return member.port == port
 
 
 async def installed_version() -> tuple[int, ...] | None:

@@ -92,6 +92,7 @@ class Ovsdb:
         self._index_of = -1
         self._switch = Switch()
         self._switch_of = -1
+        self._read: dict[str, list[Port]] = {}
         self.replica = Replica(
             "Open vSwitch's database",
             f"unix:{socket}",
@@ -134,16 +135,12 @@ class Ovsdb:
 
     def port(self, name: str) -> Port | None:
         """Look up the port that carries the interface of that name, on whatever bridge."""
-        return next((_port(*rows) for rows in self._interfaces(name)), None)
+        return next(iter(self._ports_of(name)), None)
 
     def ports(self, bridge: str | None = None) -> list[Port]:
         """Give the ports of a bridge, or of all."""
-        return [
-            _port(*rows)
-            for found in self._by_interface().values()
-            for rows in found
-            if bridge in (None, rows[0].name)
-        ]
+        found = (port for name in self._by_interface() for port in self._ports_of(name))
+        return [port for port in found if bridge in (None, port.bridge)]
 
     def switch(self) -> Switch:
         """Give all interfaces and settings, as plain values.
@@ -405,6 +402,19 @@ class Ovsdb:
         """Give bridge, port and interface rows of every interface of that name."""
         return iter(self._by_interface().get(name, ()))
 
+    def _ports_of(self, name: str) -> list[Port]:
+        """Give the ports that carry an interface of that name.
+
+        To take them from the library's rows is most of the work, so that is kept until something
+        changes; but not while a transaction shows what it wants to change as if it were so.
+        """
+        rows = self._by_interface().get(name, [])
+        if self.replica.in_transaction:
+            return [_port(*each) for each in rows]
+        if name not in self._read:
+            self._read[name] = [_port(*each) for each in rows]
+        return self._read[name]
+
     def _by_interface(self) -> dict[str, list[_Rows]]:
         """Give the rows by the name of the interface.
 
@@ -412,7 +422,7 @@ class Ovsdb:
         is made once for all of them.
         """
         if self._index_of != self.replica.generation:
-            self._index = {}
+            self._index, self._read = {}, {}
             for bridge in self.replica.rows("Bridge"):
                 for port in bridge.ports:
                     for interface in port.interfaces:

@@ -48,6 +48,18 @@ def runs(process: int, name: str, proc: Path = PROC) -> bool:
     return comm.rstrip("\n") == name[:15]
 
 
+def user(process: int, proc: Path = PROC) -> int | None:
+    """Give the user id that a process works as; None if it doesn't run."""
+    try:
+        status = (proc / str(process) / "status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # Real, effective, saved, file system (proc(5)).  The owner of the folder is not to be trusted
+    # for it: of a daemon that has changed its user that is root.
+    found = re.search(r"^Uid:\s+\d+\s+(\d+)", status, re.M)
+    return None if found is None else int(found[1])
+
+
 def _numbers(proc: Path) -> list[int]:
     try:
         return sorted(int(entry) for entry in os.listdir(proc) if entry.isdigit())

@@ -99,6 +99,11 @@ class Replica:
         number: int = self._idl.change_seqno
         return number
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether rows show changes that are not committed."""
+        return self._idl.txn is not None
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Have a function called after each change, of the contents or of the connection.
 

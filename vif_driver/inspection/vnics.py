@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lxml import etree
@@ -18,16 +18,16 @@ from lxml import etree
 from vif_driver import attachments
 from vif_driver.attachments import Attachment, linux_bridge, ovn, ovs, ovs_hybrid
 from vif_driver.attachments.private_bridge import owner_of
+from vif_driver.config import Config
 from vif_driver.errors import BadRequest, VifError
-from vif_driver.host import kernel
+from vif_driver.host import Host, kernel
 from vif_driver.inspection.sight import Sight
 from vif_driver.interface_xml import DEAD_VLAN, Connection, Interface
-from vif_driver.marks import ROW_KEY
+from vif_driver.marks import ROW_KEY, Owner
 from vif_driver.vnic import NAME_ID_LENGTH, Plugin, VnicIdentity, is_uuid
 
 if TYPE_CHECKING:
     from vif_driver.host.domains import Domain
-    from vif_driver.host.links import Link
     from vif_driver.host.ovsdb import Port
 
 OVN = ovn.OvnAttachment.name
@@ -58,7 +58,7 @@ _VNIC_ID = f"{_VDSM}custom/{_VDSM}vnic_id"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plugged(VnicIdentity):
+class _NamedOtherwise(VnicIdentity):
     """A vNIC whose tap may be called otherwise than we would call it: an older driver's."""
 
     actual_tap: str
@@ -120,6 +120,62 @@ class ExternalVnic:
         return self.guest_tap if self.attachment in IN_OPEN_VSWITCH else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Plugged:
+    """What a VM's XML says of an external vNIC.
+
+    Attributes:
+        attachment: how it is connected.
+        guest_tap: the device that the VM has open.
+        id: its id; of a private bridge no more of it than the devices' names have, if VDSM has
+            noted nothing either.
+        mac: its MAC address.
+        link_up: the link state that the engine asked for.
+    """
+
+    attachment: str
+    guest_tap: str
+    id: str
+    mac: str | None
+    link_up: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Vm:
+    """A VM of libvirt's, as far as its external vNICs are concerned.
+
+    Attributes:
+        id: its UUID.
+        name: what the administrator calls it.
+        state: what it does.
+        plugged: the vNICs that its XML has.
+    """
+
+    id: str
+    name: str
+    state: str
+    plugged: tuple[Plugged, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """All that tells of vNICs.
+
+    Attributes:
+        ports: those of the integration bridge.
+        ovn_is_set: whether this host knows a southbound database.
+        devices: the names of the host's devices.
+        owners: whose they are, of those that we have made.
+        vms: libvirt's; None if it did not answer.
+    """
+
+    ports: Iterable[Port] = ()
+    ovn_is_set: bool = False
+    devices: Collection[str] = ()
+    owners: Mapping[str, Owner] = dataclasses.field(default_factory=dict)
+    vms: Collection[Vm] | None = None
+
+
 @dataclasses.dataclass
 class _Known:
     """What the sources have told so far of the vNIC with one guest's tap."""
@@ -140,24 +196,44 @@ async def find(sight: Sight) -> tuple[list[ExternalVnic], list[VifError]]:
     Returns:
         Them, in the order of their VMs' names, and what kept a source from telling.
     """
-    found: dict[str, _Known] = {}
+    sources = Sources()
     missed: list[VifError] = []
     bridge = sight.config.integration_bridge
     try:
-        for port in sight.ovsdb.ports(bridge):
-            _add_port(found, port, ovn_is_set=bool(sight.ovn_setting("ovn-remote")))
+        ports, ovn_is_set = sight.ovsdb.ports(bridge), bool(sight.ovn_setting("ovn-remote"))
+        sources = dataclasses.replace(sources, ports=ports, ovn_is_set=ovn_is_set)
     except VifError as error:
         missed.append(error)
     try:
-        _add_links(found, await sight.links())
+        links = {link.name: owner_of(link) for link in await sight.links()}
+        owners = {name: owner for name, owner in links.items() if owner is not None}
+        sources = dataclasses.replace(sources, devices=links.keys(), owners=owners)
     except VifError as error:
         missed.append(error)
     try:
-        _add_domains(found, await sight.domains(), bridge)
+        vms = [read_vm(domain, bridge) for domain in await sight.domains()]
+        sources = dataclasses.replace(sources, vms=vms)
     except VifError as error:
         missed.append(error)
-    vnics = [_vnic(tap, known, sight) for tap, known in found.items()]
+    vnics = combine(sources, sight.config, sight.host)
     return sorted(vnics, key=lambda vnic: (vnic.vm_name or "~", vnic.id, vnic.guest_tap)), missed
+
+
+def combine(sources: Sources, config: Config, host: Host) -> list[ExternalVnic]:
+    """Give the vNICs of which any source tells.
+
+    Args:
+        sources: what they tell.
+        config: the configuration.
+        host: what this process may use, to see which of them are ready.
+    """
+    found: dict[str, _Known] = {}
+    for port in sources.ports:
+        _add_port(found, port, ovn_is_set=sources.ovn_is_set)
+    _add_devices(found, sources.owners, sources.devices)
+    if sources.vms is not None:
+        _add_vms(found, sources.vms)
+    return [_vnic(tap, known, config, host) for tap, known in found.items()]
 
 
 def of_identity(vnic: VnicIdentity, sight: Sight) -> ExternalVnic:
@@ -191,38 +267,45 @@ def _is_neutrons(port: Port, *, ovn_is_set: bool) -> bool:
     return not ovn_is_set and "ovn-installed" not in port.external_ids
 
 
-def _add_links(found: dict[str, _Known], links: list[Link]) -> None:
-    names = {link.name for link in links}
-    for link in links:
-        owner = owner_of(link)
-        if owner is None or owner.vnic_id is None:
+def _add_devices(
+    found: dict[str, _Known], owners: Mapping[str, Owner], devices: Collection[str]
+) -> None:
+    for owner in owners.values():
+        if owner.vnic_id is None:
             continue
         vnic = VnicIdentity(owner.vnic_id, Plugin.LINUX_BRIDGE, owner.vm_id)
-        way = HYBRID if vnic.switch_end in names else LINUX_BRIDGE
+        way = HYBRID if vnic.switch_end in devices else LINUX_BRIDGE
         known = found.setdefault(_guest_tap(way, vnic), _Known(way, vnic.id))
         known.vm_id = known.vm_id or vnic.vm_id
 
 
-def _add_domains(found: dict[str, _Known], domains: list[Domain], bridge: str) -> None:
-    states = {domain.id: (domain.name, domain.state.value) for domain in domains}
-    for domain in domains:
-        ids_of_vdsm = _ids_of_vdsm(domain.xml)
-        for interface, connection in _connections(domain):
-            mac = (interface.mac or "").lower() or None
-            way = _way(connection, bridge)
-            if way is None:
-                continue
-            # Of a private bridge the XML has no more of the id than the devices' names have.
-            whole = connection.interface_id or ids_of_vdsm.get(mac or "")
-            known = found.setdefault(connection.target, _Known(way, whole or connection.target[3:]))
-            if whole and not is_uuid(known.id):
-                known.id = whole
-            known.vm_id, known.mac = domain.id, mac or known.mac
-            known.has_interface, known.link_up = True, _link_up(interface)
+def _add_vms(found: dict[str, _Known], vms: Collection[Vm]) -> None:
+    for vm in vms:
+        for vnic in vm.plugged:
+            known = found.setdefault(vnic.guest_tap, _Known(vnic.attachment, vnic.id))
+            if is_uuid(vnic.id) and not is_uuid(known.id):
+                known.id = vnic.id
+            known.vm_id, known.mac = vm.id, vnic.mac or known.mac
+            known.has_interface, known.link_up = True, vnic.link_up
+    states = {vm.id: (vm.name, vm.state) for vm in vms}
     for known in found.values():
         if known.vm_id is not None:
             known.vm_name, known.vm_state = states.get(known.vm_id, (None, GONE))
             known.has_interface = bool(known.has_interface)
+
+
+def read_vm(domain: Domain, integration_bridge: str) -> Vm:
+    """Take from a VM's XML what it has of external vNICs."""
+    ids_of_vdsm = _ids_of_vdsm(domain.xml)
+    plugged = []
+    for interface, connection in _connections(domain):
+        mac = (interface.mac or "").lower() or None
+        way = _way(connection, integration_bridge)
+        if way is not None:
+            whole = connection.interface_id or ids_of_vdsm.get(mac or "")
+            vnic_id = whole or connection.target[3:]
+            plugged.append(Plugged(way, connection.target, vnic_id, mac, _link_up(interface)))
+    return Vm(domain.id, domain.name, domain.state.value, tuple(plugged))
 
 
 def _connections(domain: Domain) -> Iterator[tuple[Interface, Connection]]:
@@ -267,11 +350,11 @@ def _guest_tap(way: str, vnic: VnicIdentity) -> str:
     return vnic.hidden_tap if way == LINUX_BRIDGE else vnic.tap
 
 
-def _vnic(tap: str, known: _Known, sight: Sight) -> ExternalVnic:
+def _vnic(tap: str, known: _Known, config: Config, host: Host) -> ExternalVnic:
     identity = VnicIdentity(known.id, _PLUGINS[known.attachment], known.vm_id)
     if known.attachment in (OVN, OVS) and tap != identity.tap:
-        identity = _Plugged(known.id, identity.plugin, known.vm_id, tap)
-    ways = attachments.candidates(identity, sight.config, sight.host)
+        identity = _NamedOtherwise(known.id, identity.plugin, known.vm_id, tap)
+    ways = attachments.candidates(identity, config, host)
     way = next(way for way in ways if way.name == known.attachment)
     return ExternalVnic(
         identity,

@@ -131,8 +131,14 @@ class Service:
             )
         return True
 
+    def _wake(self) -> None:
+        """Let what has brought it into the machine go on: nsenter stops when its command does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def _reap(self) -> None:
         if self._process is not None:
+            self._wake()
             self._process.wait(timeout=10)
             self._process = None
 
@@ -187,3 +193,4 @@ class Service:
             # nsenter(1), which waits for it, has stopped with it, and wakes both.
             self._process.send_signal(signal.SIGCONT)
         self.machine.signal_process(self.pid, signal.SIGCONT)
+        self._wake()
