@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -211,7 +210,6 @@ def test_every_metric_is_documented_and_none_else(path: Path) -> None:
     assert documented == {name.partition("{")[0] for name in samples(path)}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_takes_rules_and_metrics(path: Path) -> None:
     MetricsFile(path).write(FIGURES)
 
