@@ -335,6 +335,20 @@ def test_the_hosts_own_network_is_brought_back_whatever_is_wrong(hook: Hook) -> 
     assert done.returncode == 0 and "restart vif-agent" in one_line(done.stderr)
 
 
+@pytest.mark.parametrize(
+    "words", [b'{"_inRollback": false}', b'{"why": "\\"_inRollback\\": true"}', b"{}"]
+)
+def test_what_only_looks_like_that_is_refused(
+    hook: Hook, agent: ScriptedAgent, words: bytes
+) -> None:
+    hook.data = SETUP.replace(b'"options": {}', b'"options": ' + words)
+    agent.answers.append(wire.encode_reply(Reply(status=2, message="vif-driver: no")))
+
+    done = hook.run("before_network_setup")
+
+    assert done.returncode == 2
+
+
 def test_the_hosts_own_network_is_brought_back_whatever_is_answered(
     hook: Hook, agent: ScriptedAgent
 ) -> None:
