@@ -18,7 +18,10 @@ from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.harness.vdsm_hooks import HookError
 from tests.lab.neutron_vnics import a_vm, settings  # noqa: F401
+
+CONFIG = "/etc/vif-driver/vif-driver.conf"
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,18 @@ def test_a_link_goes_down_and_up_on_a_direct_vnic(host: Hypervisor, vdsm: Vdsm) 
     tag = host.ovs.port(vm.nics[0].tap)["tag"]
     vdsm.destroy_vm(vm)
     assert tag == 5
+
+
+@pytest.mark.parametrize("with_agent", [True, False])
+def test_the_tunnels_nic_is_protected(
+    host: Hypervisor, product: Product, vdsm: Vdsm, with_agent: bool
+) -> None:
+    if not with_agent:
+        product.stop()
+
+    vdsm.setup_networks({"x": {"nic": "eth0", "vlan": 5, "mtu": 1700}})
+    with pytest.raises(HookError, match=r"'x' would take eth0 .* but eth0 carries this host's OVN"):
+        vdsm.setup_networks({"x": {"nic": "eth0"}})
+
+    if not with_agent:
+        product.start()

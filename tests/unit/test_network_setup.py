@@ -237,6 +237,23 @@ def test_a_kernel_that_does_not_answer_is_the_same(monkeypatch: pytest.MonkeyPat
     assert [alone(asked(TAKES)).status, alone(asked({})).status] == [2, 0]
 
 
+@pytest.mark.usefixtures("devices", "server")
+def test_so_is_a_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone(asked({}))
+
+    def fault(*_arguments: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(guard, "Foundation", fault)
+
+    replies = [alone(asked(TAKES)), alone(asked({"x": {"nic": "eth1"}}))]
+
+    assert [reply.status for reply in replies] == [2, 0]
+    assert "internal error (ZeroDivisionError: a fault)" in caplog.text
+
+
 @pytest.mark.usefixtures("devices")
 def test_where_nothing_was_ever_known_everything_passes(server: OvsdbServer) -> None:
     server.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from pathlib import Path
 
 from vif_driver.config import Config
@@ -20,6 +21,8 @@ from vif_driver.protection.foundation import Foundation
 from vif_driver.protection.known import Known, Protected
 from vif_driver.protection.policy import Refusal
 from vif_driver.protection.request import SetupRequest, parse_bond, parse_network
+
+log = logging.getLogger(__name__)
 
 # Seconds.
 _KERNEL_TIMEOUT = 5.0
@@ -64,14 +67,19 @@ class Guard:
         """Judge a request."""
         running = self.running()
         blind: HostError | None = None
+        refusals: list[Refusal] = []
         try:
             foundation = await self.look()
-        except HostError as error:
-            blind = error
-            refusals = policy.judge_blindly(request, running, self._known.get())
-        else:
             refusals = policy.judge(request, running, foundation)
             self._note(foundation, running)
+        except HostError as error:
+            blind = error
+        except Exception as error:  # a fault of ours is not to keep the host from every change
+            log.exception("setupNetworks could not be judged")
+            kind = type(error).__name__
+            blind = HostError(f"internal error ({kind}: {error})", "see the log of vif-agent")
+        if blind is not None:
+            refusals = policy.judge_blindly(request, running, self._known.get())
         allowed = self.allowed()
         return Verdict(
             tuple(refusal for refusal in refusals if refusal.device not in allowed),
