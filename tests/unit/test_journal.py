@@ -8,10 +8,12 @@ import logging
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from vif_driver import journal
 from vif_driver.journal import JournalHandler, about
 from vif_driver.vnic import Plugin, VnicIdentity
 
@@ -178,3 +180,23 @@ def test_a_journal_that_takes_nothing_does_not_raise(
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
     log.info("something")
+
+
+def test_a_program_that_is_no_service_sends_its_line_to_the_journal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+    of_systemd = types.SimpleNamespace(sendv=lambda *fields: sent.extend(fields))
+    monkeypatch.setitem(sys.modules, "systemd", types.SimpleNamespace(journal=of_systemd))
+
+    journal.send("vifctl", "eth3 is allowed")
+
+    assert sent == ["MESSAGE=eth3 is allowed", "PRIORITY=5", "SYSLOG_IDENTIFIER=vifctl"]
+
+
+def test_without_a_journal_the_line_is_lost_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "systemd", None)
+
+    journal.send("vifctl", "eth3 is allowed")
