@@ -196,11 +196,55 @@ def test_a_kernel_that_does_not_count_is_an_error(monkeypatch: pytest.MonkeyPatc
         link_statistics.dropped()
 
 
-def test_every_message_of_an_answer_is_read() -> None:
-    bodies = [b"12345678", b"abc", b""]
-    answer = b""
-    for body in bodies:
-        answer += struct.pack("=IHHII", 16 + len(body), 92, 0, 1, 0) + body
-        answer += bytes(-len(answer) % 4)
+class Kernel:
+    """Stands in for a netlink socket.
 
-    assert list(netlink_dump._messages(answer)) == [(92, body) for body in bodies]
+    Attributes:
+        answers: to one question after the other.
+    """
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+
+    def __enter__(self) -> Kernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def settimeout(self, _: float) -> None:
+        pass
+
+    def setsockopt(self, *_: int) -> None:
+        raise OSError("an old kernel")
+
+    def send(self, _: bytes) -> None:
+        pass
+
+    def recv(self, _: int) -> bytes:
+        return self.answers.pop(0)
+
+
+def told(*bodies: bytes, flags: int = 0) -> bytes:
+    """Give messages as the kernel does, with the one that ends an answer."""
+    answer = b""
+    for kind, body in [*((92, body) for body in bodies), (3, bytes(4))]:
+        answer += struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body
+        answer += bytes(-len(answer) % 4)
+    return answer
+
+
+def test_every_message_of_an_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = [b"12345678", b"abc", b""]
+    monkeypatch.setattr(socket, "socket", lambda *_: Kernel(told(*bodies)))
+
+    assert netlink_dump.dump(socket.NETLINK_ROUTE, 92, b"") == bodies
+
+
+def test_an_answer_in_the_middle_of_which_something_changed_is_asked_for_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = Kernel(told(b"before", flags=0x10), told(b"after"))
+    monkeypatch.setattr(socket, "socket", lambda *_: kernel)
+
+    assert netlink_dump.dump(socket.NETLINK_ROUTE, 92, b"") == [b"after"]

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every network device and address of this host, as the kernel has them at one moment.
 
-Spoken is netlink itself: pyroute2 takes a millisecond for each of the hundreds of devices that a
-hypervisor has, and whoever asks here has a caller who waits.  Needs no privilege.
+Spoken is netlink itself (host.netlink_dump): whoever asks here has a caller who waits.  Needs no
+privilege.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import ipaddress
@@ -19,14 +18,8 @@ from typing import NamedTuple
 
 from vif_driver.errors import Unavailable
 from vif_driver.host.addresses import Ip
-
-# linux/netlink.h
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
-_TYPE_MASK = 0x3FFF
-_REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
-_ERROR, _DONE = 2, 3
-_SOL_NETLINK, _STRICT_CHECK = 270, 12
+from vif_driver.host.netlink_dump import attributes as attributes_of
+from vif_driver.host.netlink_dump import dump
 
 # linux/rtnetlink.h and linux/if_link.h
 _GET_LINK, _GET_ADDRESS = 18, 22
@@ -45,13 +38,8 @@ _PERMANENT = 0x80
 # Of linux/rtnetlink.h's groups those of devices and addresses (RTMGRP_LINK, _IPV4_IFADDR, _IPV6_…).
 _CHANGES = 0x1 | 0x10 | 0x100
 
-_BUFFER = 1 << 18
-
 # Seconds for the kernel, which may be busy with its network lock.
 _TIMEOUT = 5.0
-
-# How often is asked again, if something changed in the middle.
-_ATTEMPTS = 5
 
 
 class Device(NamedTuple):
@@ -142,16 +130,12 @@ def take() -> Snapshot:
     Raises:
         Unavailable: it did not answer.
     """
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    names: dict[int, str] = {}
+    route = socket.NETLINK_ROUTE
     try:
-        with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as netlink:
-            netlink.settimeout(_TIMEOUT)
-            # An old kernel knows no strict check, and without it does the same and more.
-            with contextlib.suppress(OSError):
-                netlink.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
-            names: dict[int, str] = {}
-            devices = _devices(_dump(netlink, _GET_LINK, _LINK_QUESTION), names)
-            addresses = _addresses(_dump(netlink, _GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)))
+        devices = _devices(dump(route, _GET_LINK, _LINK_QUESTION, _TIMEOUT), names)
+        question = _ADDRESS.pack(0, 0, 0, 0, 0)
+        addresses = _addresses(dump(route, _GET_ADDRESS, question, _TIMEOUT))
     except OSError as error:
         raise Unavailable(
             f"the kernel does not tell its network devices ({error})", "see dmesg"
@@ -221,7 +205,7 @@ class Snapshots:
                 self._changes.bind((0, _CHANGES))
                 return True
             while True:
-                self._changes.recv(_BUFFER)
+                self._changes.recv(65536)
                 changed = True
         except BlockingIOError:
             return changed
@@ -229,54 +213,7 @@ class Snapshots:
             return True  # ENOBUFS: there were more than fit into the queue
 
 
-_LINK_QUESTION = (
-    _LINK.pack(0, 0, 0, 0, 0, 0)
-    + _ATTRIBUTE.pack(8, _FILTER)
-    + struct.pack("=I", _WITHOUT_STATISTICS)
-)
-
-
-def _dump(netlink: socket.socket, kind: int, question: bytes) -> list[memoryview]:
-    for _ in range(_ATTEMPTS):
-        messages, interrupted = _ask(netlink, kind, question)
-        if not interrupted:
-            break
-    return messages
-
-
-def _ask(netlink: socket.socket, kind: int, question: bytes) -> tuple[list[memoryview], bool]:
-    """Ask for everything of a kind; give the answers, and whether they fit together."""
-    netlink.send(
-        _HEADER.pack(_HEADER.size + len(question), kind, _REQUEST | _DUMP, 0, 0) + question
-    )
-    messages: list[memoryview] = []
-    interrupted = False
-    while True:
-        data = memoryview(netlink.recv(_BUFFER))
-        begin = 0
-        while begin < len(data):
-            length, message, flags, _, _ = _HEADER.unpack_from(data, begin)
-            interrupted = interrupted or bool(flags & _INTERRUPTED)
-            if message == _DONE:
-                return messages, interrupted
-            body = data[begin + _HEADER.size : begin + length]
-            if message == _ERROR:
-                (number,) = struct.unpack_from("=i", body)
-                raise OSError(-number, "netlink")
-            messages.append(body)
-            begin += max((length + 3) & ~3, _HEADER.size)
-
-
-def _attributes(data: memoryview, wanted: frozenset[int]) -> dict[int, memoryview]:
-    found = {}
-    begin, end = 0, len(data)
-    while begin + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, begin)
-        kind &= _TYPE_MASK
-        if kind in wanted:
-            found[kind] = data[begin + 4 : begin + length]
-        begin += max((length + 3) & ~3, 4)
-    return found
+_LINK_QUESTION = _LINK.pack(0, 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _FILTER, _WITHOUT_STATISTICS)
 
 
 def _devices(messages: list[memoryview], names: dict[int, str]) -> dict[str, Device]:
@@ -284,7 +221,7 @@ def _devices(messages: list[memoryview], names: dict[int, str]) -> dict[str, Dev
     found: dict[int, dict[int, memoryview]] = {}
     for message in messages:
         _, _, _, index, _, _ = _LINK.unpack_from(message)
-        attributes = found[index] = _attributes(message[_LINK.size :], _LINK_ATTRIBUTES)
+        attributes = found[index] = attributes_of(message[_LINK.size :], _LINK_ATTRIBUTES)
         names[index] = _text(attributes[_NAME])
     return {names[index]: _device(attributes, names) for index, attributes in found.items()}
 
@@ -292,16 +229,16 @@ def _devices(messages: list[memoryview], names: dict[int, str]) -> dict[str, Dev
 def _device(attributes: dict[int, memoryview], names: Mapping[int, str]) -> Device:
     kind, data = "", None
     if _INFO in attributes:
-        info = _attributes(attributes[_INFO], _INFO_ATTRIBUTES)
+        info = attributes_of(attributes[_INFO], _INFO_ATTRIBUTES)
         kind = _text(info[_KIND]) if _KIND in info else ""
         data = info.get(_DATA)
     # The number of a device in another namespace says nothing here.
     below = None if _NAMESPACE in attributes else _number(attributes.get(_PARENT))
     tag = None
     if data is not None and kind == "vlan":
-        tag = _number(_attributes(data, _VLAN_ATTRIBUTES).get(_VLAN_TAG))
+        tag = _number(attributes_of(data, _VLAN_ATTRIBUTES).get(_VLAN_TAG))
     elif data is not None and kind == "vxlan":
-        below = _number(_attributes(data, _VXLAN_ATTRIBUTES).get(_VXLAN_PARENT)) or below
+        below = _number(attributes_of(data, _VXLAN_ATTRIBUTES).get(_VXLAN_PARENT)) or below
     other = names.get(below or 0)
     return Device(
         name=_text(attributes[_NAME]),
@@ -323,7 +260,7 @@ _VXLAN_ATTRIBUTES = frozenset((_VXLAN_PARENT,))
 def _addresses(messages: list[memoryview]) -> Iterator[tuple[int, Ip, int, bool]]:
     for message in messages:
         _, length, flags, _, index = _ADDRESS.unpack_from(message)
-        attributes = _attributes(message[_ADDRESS.size :], _ADDRESS_ATTRIBUTES)
+        attributes = attributes_of(message[_ADDRESS.size :], _ADDRESS_ATTRIBUTES)
         # On a point-to-point device the first is the other end's.
         own = attributes.get(_OURS, attributes.get(_THEIRS))
         if own is not None and len(own) in (4, 16):
