@@ -7,7 +7,6 @@ import asyncio
 import ctypes
 import functools
 import os
-import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from hypothesis import settings
 from vif_driver.host import kernel, ovsdb_once, ovsdb_socket, replica
 from vif_driver.host.links import Links
 
-from . import own_sysfs
+from . import own_sysfs, programs
 from .database_server import DatabaseServer, create
 
 if TYPE_CHECKING:
@@ -183,13 +182,9 @@ class OvsdbServer(DatabaseServer):
         create(self.database, self._SCHEMA)
 
     def vsctl(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["ovs-vsctl", f"--db=unix:{self.socket}", "--no-wait", *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout.strip()
+        return programs.run(
+            "ovs-vsctl", f"--db=unix:{self.socket}", "--no-wait", *arguments
+        ).strip()
 
     def reset(self) -> None:
         """Have nothing in the database but what ``ovs-vsctl add-br br-int`` makes."""

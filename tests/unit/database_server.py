@@ -17,10 +17,12 @@ import pytest
 from vif_driver.host import json_rpc
 from vif_driver.host.certificates import Credentials
 
+from . import programs
+
 
 def create(database: Path, schema: str) -> None:
     """Make the file of an empty database."""
-    subprocess.run(["ovsdb-tool", "create", database, schema], check=True)
+    programs.run("ovsdb-tool", "create", database, schema)
 
 
 def free_port() -> int:
@@ -61,7 +63,11 @@ class DatabaseServer:
         self.socket = folder / f"{database.stem}.sock"
         self.log = folder / f"{database.stem}.log"
         self._port = port
-        self._command = ["ovsdb-server", str(database), f"--remote=punix:{self.socket}"]
+        self._command = [
+            programs.path("ovsdb-server"),
+            str(database),
+            f"--remote=punix:{self.socket}",
+        ]
         self._command += [f"--unixctl={folder / database.stem}.ctl", *arguments]
         self._command += [f"--log-file={self.log}", "-vconsole:off", "--no-chdir"]
         self.process: subprocess.Popen[bytes] | None = None
@@ -72,7 +78,9 @@ class DatabaseServer:
         with self._changing:
             if self.process is None or self.process.poll() is not None:
                 self.socket.unlink(missing_ok=True)
-                self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+                self.process = subprocess.Popen(
+                    self._command, stderr=subprocess.DEVNULL, close_fds=False
+                )
             deadline = time.monotonic() + 20
             while not self._listens():
                 if self.process.poll() is not None or time.monotonic() > deadline:

@@ -89,6 +89,7 @@ class Hook:
             capture_output=True,
             text=True,
             check=False,
+            close_fds=False,
         )
 
 

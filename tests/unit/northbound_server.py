@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from vif_driver.host import json_rpc
 from vif_driver.host.certificates import Credentials
 
+from . import programs
 from .database_server import DatabaseServer, create, free_port, tls_options
 
 SCHEMA = "/usr/share/ovn/ovn-nb.ovsschema"
@@ -120,7 +120,7 @@ class NorthboundCluster:
                 make = ["create-cluster", str(database), SCHEMA, address]
             else:
                 make = ["join-cluster", str(database), DATABASE, address, first]
-            subprocess.run(["ovsdb-tool", *make], check=True)
+            programs.run("ovsdb-tool", *make)
             self.members.append(Member(folder, database))
             self.members[-1].start()
         self.wait_whole()

@@ -12,6 +12,7 @@ from typing import Any
 
 from vif_driver.host.certificates import Credentials
 
+from . import programs
 from .database_server import DatabaseServer, create, free_port, tls_options
 
 SCHEMA = "/usr/share/ovn/ovn-sb.ovsschema"
@@ -159,4 +160,4 @@ class Authority:
 
 
 def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+    programs.run("openssl", *arguments, stderr=subprocess.PIPE)

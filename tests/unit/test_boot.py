@@ -27,7 +27,7 @@ from vif_driver.host.ovsdb_rows import COLUMNS
 from vif_driver.marks import BOOT_KEY, BOOT_REMOVED_KEY, GROUP
 from vif_driver.vnic import Plugin, VnicIdentity
 
-from . import own_sysfs
+from . import own_sysfs, programs
 from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, RunInNamespace
 
 THIS_BOOT, LAST_BOOT = (
@@ -467,7 +467,7 @@ def on_devices(in_network_namespace: RunInNamespace, monkeypatch: pytest.MonkeyP
 
 
 def ip(*lines: str) -> None:
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    programs.run("ip", "-batch", "-", input="\n".join(lines))
 
 
 def plug(*, far_end: str = VNIC.switch_end, group: int = GROUP, alias: str = ALIAS) -> None:

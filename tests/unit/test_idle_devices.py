@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from vif_driver.host.links import Link, Links
 from vif_driver.marks import GROUP, Owner
 from vif_driver.vnic import Plugin, Vnic
 
+from . import programs
 from .conftest import MAC, VM_ID, VNIC_ID, WithLinks
 
 VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC)
@@ -27,7 +27,7 @@ OTHER_NAMES = f"vif-driver {VM_ID} {VM_ID}"
 
 
 def ip(commands: str) -> None:
-    subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+    programs.run("ip", "-batch", "-", input=commands)
 
 
 async def plug(links: Links, far_end: str = VNIC.switch_end) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from vif_driver.inspection.finding import Finding, State
 from vif_driver.inspection.sight import Sight
 from vif_driver.tunnels import overhead
 
+from . import programs
 from .conftest import RunInNamespace
 
 Look = Callable[[Callable[[Sight], Awaitable[list[Finding]]]], list[Finding]]
@@ -43,7 +43,7 @@ def underlay(in_network_namespace: RunInNamespace) -> Look:
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+    programs.run("ip", *arguments)
 
 
 def tunnel(remote: str, kind: str = "geneve") -> Port:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from vif_driver.host import kernel, link_events
 from vif_driver.host.links import Links
 
+from . import programs
 from .conftest import WithLinks
 
 GROUP = 5
@@ -141,7 +141,7 @@ def test_a_wait_that_is_cancelled_leaves_nothing_open(with_links: WithLinks) -> 
 
 
 def _ip_batch(commands: str) -> None:
-    subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+    programs.run("ip", "-batch", "-", input=commands)
 
 
 # ---- the word that a device is gone --------------------------------------------------------------

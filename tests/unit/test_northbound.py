@@ -12,7 +12,6 @@ import random
 import shutil
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from vif_driver.host.northbound_connection import Peer
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 from vif_driver.host.southbound import Remote
 
-from .database_server import free_port
+from .database_server import create, free_port
 from .northbound_server import SCHEMA, NorthboundServer
 from .southbound_server import Authority, SouthboundServer
 
@@ -41,7 +40,7 @@ NAMES = ["port1", "port2"]
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of an empty database, to be copied."""
     database = tmp_path_factory.mktemp("empty") / "nb.db"
-    subprocess.run(["ovsdb-tool", "create", database, SCHEMA], check=True)
+    create(database, SCHEMA)
     return database
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from vif_driver.host.links import Links
 from vif_driver.marks import GROUP
 from vif_driver.vnic import Plugin, Vnic, VnicIdentity
 
+from . import programs
 from .conftest import MAC, VM_ID, VNIC_ID, WithLinks
 
 VNIC = Vnic(VNIC_ID, Plugin.OPEN_VSWITCH, VM_ID, MAC, mtu=1442)
@@ -42,7 +42,7 @@ def a_bridge(links: Links, vnic: VnicIdentity = VNIC) -> PrivateBridge:
 
 
 def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+    programs.run("ip", *arguments)
 
 
 async def make(bridge: PrivateBridge) -> None:

@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import json
 import logging
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Start, Starts
 from vif_driver.vnic import Plugin, Vnic
 
+from . import programs
 from .conftest import MAC, VM_ID, VNIC_ID, OvsdbServer, WithLinks
 from .inspected_host import a_vm, an_interface, virtualport
 from .paper_host import LIBVIRTS, OTHER_VM, OURS, QBR, QVO, TAP, Libvirt, fields
@@ -310,7 +310,7 @@ async def plug(stage: Stage) -> PrivateBridge:
 
 def guest_joins(bridge: str = QBR) -> None:
     commands = f"tuntap add {TAP} mode tap\nlink set {TAP} master {bridge}\n"
-    subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
+    programs.run("ip", "-batch", "-", input=commands)
 
 
 def test_a_hybrid_vnic_whose_vm_is_gone_goes_whole(
@@ -338,7 +338,7 @@ def test_a_guest_that_ends_is_a_reason_to_remove_what_it_leaves(in_kernel: OnHos
         await asyncio.sleep(2 * GRACE)
         during = stage.reconciler.counts.removed
         stage.libvirt.vms = []
-        subprocess.run(["ip", "link", "del", TAP], check=True)
+        programs.run("ip", "link", "del", TAP)
         await stage.until(lambda: stage.reconciler.counts.removed == 1)
         return during, stage.ports, kernel.devices()
 
