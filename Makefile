@@ -13,6 +13,9 @@ PURELIB    ?= $(shell $(PYTHON) packaging/purelib.py $(PREFIX))
 # Where systemd looks for units.
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 
+# What the hooks load, compiled: to do that each time would take them longer than all the rest.
+HOOK        = $(PREFIX)/libexec/vif-driver/vif_hook.py
+
 # Interpreters that the unit tests run on besides the machine's own.
 PYTHON39   ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) $(shell command -v python3.9))
 PYTHON312  ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) $(shell command -v python3.12))
@@ -92,6 +95,9 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	$(call launcher,packaging/bin/vifctl,$(PREFIX)/bin/vifctl,0755)
 	$(call launcher,packaging/bin/without-agent,$(PREFIX)/libexec/vif-driver/without-agent,0755)
 	$(call launcher,packaging/bin/boot-pass,$(PREFIX)/libexec/vif-driver/boot-pass,0755)
+	$(call launcher,hooks.d/vif_hook.py,$(HOOK),0644)
+	$(PYTHON) -I -c "import py_compile as p; p.compile('$(DESTDIR)$(HOOK)', dfile='$(HOOK)', \
+	    doraise=True, invalidation_mode=p.PycInvalidationMode.CHECKED_HASH)"
 	$(foreach event,$(EVENTS),\
 	    $(call launcher,hooks.d/50_vif_driver,$(HOOKSDIR)/$(event)/50_vif_driver,0555) &&) true
 	test -e "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf" || \

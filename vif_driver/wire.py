@@ -11,7 +11,7 @@ costs time (not even json), so both are a header line and two counted fields:
 Properties are ``NAME=value`` pairs, each ended by a NUL byte, as in a process's environment.
 Data is what VDSM's temporary file holds.  A reply with ``-`` leaves the file alone.  Flags are
 those with which the VM is to be started, besides the ones VDSM has in its file of launch flags.
-The hook's half stands in hooks.d/50_vif_driver.
+The hook's half stands in hooks.d/vif_hook.py.
 """
 
 from __future__ import annotations

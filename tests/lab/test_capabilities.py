@@ -27,7 +27,7 @@ from vif_driver.reporting import METRICS
 
 REPORT = {"cpuCores": "2", "openstack_binding_host_ids": {"NUAGE": "theirs"}}
 AT_ONCE = "[start]\ndeadline = 0\n[reconcile]\ngrace = 1\n"
-SETUP = {"networks": {"net1": {"nic": "eth0"}}, "bondings": {}, "options": {}}
+SETUP = {"networks": {"net1": {"nic": "eth9"}}, "bondings": {}, "options": {}}
 ROLLBACK = {"options": {"_inRollback": True}}
 
 

@@ -21,7 +21,9 @@ from vif_driver import wire
 from .conftest import VDSM_INTERFACE
 
 ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "hooks.d/50_vif_driver"
+#: What VDSM runs, and what that loads for an event that is ours.
+SCRIPT = ROOT / "hooks.d/50_vif_driver"
+SOURCE = ROOT / "hooks.d/vif_hook.py"
 
 
 @dataclasses.dataclass
@@ -44,8 +46,10 @@ class Hook:
     def install(self, event: str) -> Path:
         script = self.folder / event / "50_vif_driver"
         script.parent.mkdir(exist_ok=True)
+        stub = SCRIPT.read_text().replace("#!/usr/bin/python3 -IS", f"#!{sys.executable} -IS")
+        stub = stub.replace("/usr/libexec/vif-driver/", f"{self.folder}/")
+        stub = stub.replace("/run/vif-driver/starting/", f"{self.folder}/starting/")
         source = SOURCE.read_text().replace(wire.SOCKET, str(self.socket))
-        source = source.replace("#!/usr/bin/python3 -IS", f"#!{sys.executable} -IS")
         without_agent = self.folder / "without-agent"
         without_agent.write_text(
             (ROOT / "packaging/bin/without-agent")
@@ -54,12 +58,12 @@ class Hook:
         )
         without_agent.chmod(0o755)
         source = source.replace("/usr/libexec/vif-driver/without-agent", str(without_agent))
-        source = source.replace("/run/vif-driver/starting/", f"{self.folder}/starting/")
         source = source.replace("/run/vdsm/", f"{self.folder}/")
         for before, after in self.changes.items():
             assert before in source
             source = source.replace(before, after)
-        script.write_text(source)
+        (self.folder / "vif_hook.py").write_text(source)
+        script.write_text(stub)
         script.chmod(0o755)
         return script
 

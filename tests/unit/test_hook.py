@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import subprocess
 import sys
 import time
 
@@ -15,7 +16,7 @@ from vif_driver import events, vnic, wire
 from vif_driver.wire import Reply, Request
 
 from .conftest import MAC, VDSM_INTERFACE, VNIC_ID
-from .hook_process import ROOT, SOURCE, Hook, ScriptedAgent, one_line
+from .hook_process import ROOT, SCRIPT, SOURCE, Hook, ScriptedAgent, one_line
 
 
 def test_a_hook_knows_every_event_that_it_is_installed_for() -> None:
@@ -278,13 +279,46 @@ def test_a_message_that_nobody_takes_does_not_keep_the_answer_from_the_file(
 
 
 def test_the_hook_imports_next_to_nothing() -> None:
-    imports = set(re.findall(r"^\s*(?:import|from) (\w+)", SOURCE.read_text(), re.M))
-
-    assert imports == {"posix", "sys", "_socket"}
+    for source, wanted in (
+        (SCRIPT, {"posix", "sys", "vif_hook"}),
+        (SOURCE, {"posix", "sys", "_socket"}),
+    ):
+        assert set(re.findall(r"^\s*(?:import|from) (\w+)", source.read_text(), re.M)) == wanted
 
 
 def test_the_interpreter_looks_at_nothing_of_the_caller() -> None:
-    assert SOURCE.read_text().startswith("#!/usr/bin/python3 -IS\n")
+    assert SCRIPT.read_text().startswith("#!/usr/bin/python3 -IS\n")
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        ("before_device_create", 2),
+        ("after_nic_hotplug", 1),
+        ("after_get_caps", 0),
+        ("before_network_setup", 0),
+    ],
+)
+def test_a_hook_that_lacks_its_half_says_so_and_keeps_nothing_of_the_hosts_own(
+    hook: Hook, event: str, status: int
+) -> None:
+    script = hook.install(event)
+    (hook.folder / "vif_hook.py").unlink()
+
+    done = subprocess.run(
+        [script], env=hook.environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == status
+    assert "not installed properly: No module named 'vif_hook'" in one_line(done.stderr)
+
+
+def test_who_runs_a_hook_as_root_leaves_nothing_compiled(hook: Hook, agent: ScriptedAgent) -> None:
+    agent.answers.append(wire.encode_reply(Reply()))
+
+    hook.run()
+
+    assert not (hook.folder / "__pycache__").exists()
 
 
 def test_the_kernels_timeout_structure_is_what_the_hook_packs() -> None:

@@ -17,7 +17,7 @@ from vif_driver.vnic import Plugin, VnicIdentity
 from vif_driver.wire import Reply
 
 from .conftest import VDSM_INTERFACE, VM_ID, VNIC_ID
-from .hook_process import SOURCE, Hook, ScriptedAgent, one_line
+from .hook_process import SCRIPT, SOURCE, Hook, ScriptedAgent, one_line
 
 PAUSED = wire.encode_reply(Reply(data=b"<interface/>", launch_flags=1))
 START = Start(VM_ID, (VnicIdentity(VNIC_ID, Plugin.OVIRT_PROVIDER_OVN, VM_ID),))
@@ -52,7 +52,7 @@ def test_hook_and_agent_agree_on_where_starts_are_and_how_long_one_may_take() ->
     source = SOURCE.read_text()
     patience = re.search(r'"after_vm_start": (\d+),', source)
 
-    assert f'STARTING = "{starts.FOLDER}/"' in source
+    assert f'STARTING = "{starts.FOLDER}/"' in SCRIPT.read_text()
     assert patience is not None
     assert int(patience[1]) > config.MAX_DEADLINE + agent_main._RESUME_TIME
 

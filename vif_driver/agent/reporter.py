@@ -118,6 +118,7 @@ class Reporter:
             self._publishing.cancel()
             await asyncio.wait([self._publishing])
         await self._survey.close()
+        self._without_metrics = True  # whoever is still answered
         if self._metrics is not None:
             with contextlib.suppress(OSError):
                 self._metrics.clear()

@@ -135,21 +135,20 @@ class Server:
                 log.warning("refused a call from user %d, process %d", uid, pid)
                 return
             begun = time.monotonic()
-            reader, event = _Reader(connection), _ANY
+            reader = _Reader(connection)
             try:
-                header = await asyncio.wait_for(_receive_header(reader), RECEIVE_TIMEOUT)
-                event = header[0]
-                receiving = self._receive(reader, header, uid, held)
+                receiving = self._receive(reader, uid, held)
                 request = await asyncio.wait_for(receiving, RECEIVE_TIMEOUT)
             except asyncio.TimeoutError:
                 log.warning("process %d of user %d sent no whole request", pid, uid)
-                await _send(connection, failure(event, f"no whole request came; {_REPEAT}"))
+                await _send(connection, failure(reader.event, f"no whole request came; {_REPEAT}"))
             except ConnectionError:
                 return
             except BadRequest as error:
                 log.warning("process %d of user %d: %s", pid, uid, one_line(str(error)))
-                await _send(connection, failure(event, str(error)))
+                await _send(connection, failure(reader.event, str(error)))
             else:
+                event = request.event
                 if uid != 0 and event in self._for_root:
                     log.warning("refused %s to user %d, process %d", event, uid, pid)
                     only = f"{event} is for root only; repeat it as root"
@@ -160,14 +159,12 @@ class Server:
                 log.debug("%s answered in %.1f ms", event, milliseconds)
 
     async def _receive(
-        self,
-        reader: _Reader,
-        header: tuple[str, int, int],
-        uid: int,
-        held: contextlib.AsyncExitStack,
+        self, reader: _Reader, uid: int, held: contextlib.AsyncExitStack
     ) -> wire.Request:
-        """Receive the rest of a request; one with a lot of data when it is its user's turn."""
-        event, properties_length, data_length = header
+        """Receive a request; one with a lot of data when it is its user's turn."""
+        header = await reader.line(wire.MAX_HEADER)
+        event, properties_length, data_length = wire.parse_header(header)
+        reader.event = event
         if data_length > wire.MAX_DATA:
             await held.enter_async_context(self._large.setdefault(uid, asyncio.Lock()))
         properties = wire.parse_properties(await reader.exactly(properties_length))
@@ -247,9 +244,14 @@ def callers_of_this_host() -> Callers:
 
 
 class _Reader:
-    """Reads a header line and counted fields from a non-blocking socket."""
+    """Reads a header line and counted fields from a non-blocking socket.
+
+    Attributes:
+        event: which is asked about, as far as that is known.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
+        self.event = _ANY
         self._connection = connection
         self._buffer = bytearray()
 
@@ -285,10 +287,6 @@ async def _accept(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> s
             # Out of descriptors, or the caller is gone again: neither is a reason to end.
             log.error("cannot accept a connection: %s", error)
             await asyncio.sleep(0.1)
-
-
-async def _receive_header(reader: _Reader) -> tuple[str, int, int]:
-    return wire.parse_header(await reader.line(wire.MAX_HEADER))
 
 
 def _hung_up(connection: socket.socket) -> bool:
