@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """What filtered vNICs of Neutron leave goes, and what they have lost comes back.
 
 There is no agent of Neutron's here; what it does to a port is done by the tests.
@@ -16,13 +17,13 @@ import pytest
 from tests.lab.conftest import AGENT_WAS_KILLED, CONFIGURATION, DoomedMaker, Point
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
-from tests.lab.harness.lab import Lab
 from tests.lab.harness.leftovers import written
 from tests.lab.harness.pings import Probe, add_probe
 from tests.lab.harness.product import LOG, Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vdsm_hooks import HookError
 from tests.lab.harness.vm_start import STARTING
+from tests.lab.neutron_plugs import host, lab  # noqa: F401
 from tests.lab.neutron_vnics import PREFIXES, a_vm, name
 
 # Nobody makes a vNIC ready here.
@@ -52,20 +53,6 @@ POINTS = {
 }
 
 _addresses = count(10)
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """One hypervisor without OVN."""
-    with Lab(hypervisors=1, ovn=False) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor; its integration bridge switches by MAC address and VLAN."""
-    lab.hosts[0].vsctl("set", "Bridge", "br-int", "fail_mode=standalone")
-    return lab.hosts[0]
 
 
 @pytest.fixture(scope="module")

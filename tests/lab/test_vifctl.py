@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """vifctl on hypervisors of OVN's: what it shows of what works, and says of what is broken.
 
 test_vifctl_doctor.py breaks the host itself; test_vifctl_neutron.py has vNICs of Neutron's agents.
@@ -12,38 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.lab.conftest import PortMaker, new_mac
+from tests.lab.conftest import PortMaker
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
-from tests.lab.vifctl import Answer, bad, broken, vifctl
+from tests.lab.vifctl import PORT, TAP, Answer, bad, broken, product, vifctl, vm  # noqa: F401
 
-PORT = "6ce2b2ac-3f07-4f0b-8a7d-2c8f0a2c6a3e"
-TAP = f"tap{PORT[:11]}"
 HOOKS = "/usr/libexec/vdsm/hooks"
-
-
-@pytest.fixture(scope="module")
-def product(installed: list[Product]) -> Iterator[Product]:
-    """The product on the first hypervisor, its agent running."""
-    installed[0].start()
-    yield installed[0]
-    installed[0].stop()
-
-
-@pytest.fixture(scope="module")
-def vm(lab: Lab, host: Hypervisor, product: Product, network: Network) -> Iterator[Vm]:
-    """A VM with a vNIC that works, on the first hypervisor."""
-    port = lab.central.add_port(network, PORT, new_mac())
-    vm = Vm("vm1", [Nic.ovn(port.name, port.mac)], dhcp=False)
-    Vdsm(host).create_vm(vm)
-    host.ovs.wait_ready(TAP)
-    yield vm
-    Vdsm(host).destroy_vm(vm)
-    lab.central.remove_port(PORT)
 
 
 # ---- as it should be -----------------------------------------------------------------------------

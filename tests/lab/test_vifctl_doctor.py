@@ -1,56 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """vifctl doctor: hosts of OVN's with one thing broken after the other, and healed again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.lab.conftest import new_mac
 from tests.lab.harness.certificates import give
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import PHYSICAL_BRIDGE, Hypervisor
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.nic import Nic
-from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import Product
-from tests.lab.harness.vdsm import Vdsm, Vm
-from tests.lab.vifctl import bad, broken, vifctl
+from tests.lab.harness.vdsm import Vm
+from tests.lab.vifctl import PORT, TAP, bad, broken, product, vifctl, vm  # noqa: F401
 from tests.unit.southbound_server import Authority
 from vif_driver.host.certificates import FOLDER
 
-PORT = "6ce2b2ac-3f07-4f0b-8a7d-2c8f0a2c6a3e"
-TAP = f"tap{PORT[:11]}"
 HOOKS = "/usr/libexec/vdsm/hooks"
-
-
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The first hypervisor."""
-    return lab.hosts[0]
-
-
-@pytest.fixture(scope="module")
-def product(installed: list[Product]) -> Iterator[Product]:
-    """The product on the first hypervisor, its agent running."""
-    installed[0].start()
-    yield installed[0]
-    installed[0].stop()
-
-
-@pytest.fixture(scope="module")
-def vm(lab: Lab, host: Hypervisor, product: Product, network: Network) -> Iterator[Vm]:
-    """A VM with a vNIC that works, on the first hypervisor."""
-    port = lab.central.add_port(network, PORT, new_mac())
-    vm = Vm("vm1", [Nic.ovn(port.name, port.mac)], dhcp=False)
-    Vdsm(host).create_vm(vm)
-    host.ovs.wait_ready(TAP)
-    yield vm
-    Vdsm(host).destroy_vm(vm)
-    lab.central.remove_port(PORT)
 
 
 @dataclass(frozen=True)

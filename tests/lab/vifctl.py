@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Running vifctl on a host of the lab."""
+"""Running vifctl on a host of the lab, and a VM that it tells of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from tests.lab.conftest import new_mac
 from tests.lab.harness.hypervisor import Hypervisor
+from tests.lab.harness.lab import Lab
+from tests.lab.harness.nic import Nic
+from tests.lab.harness.ovn_central import Network
+from tests.lab.harness.product import Product
+from tests.lab.harness.vdsm import Vdsm, Vm
+
+#: The vNIC of :func:`vm`.
+PORT = "6ce2b2ac-3f07-4f0b-8a7d-2c8f0a2c6a3e"
+TAP = f"tap{PORT[:11]}"
 
 
 @dataclass(frozen=True)
@@ -50,3 +62,23 @@ def broken(heal: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         heal()
+
+
+@pytest.fixture(scope="module")
+def product(installed: list[Product]) -> Iterator[Product]:
+    """The product on the first hypervisor, its agent running."""
+    installed[0].start()
+    yield installed[0]
+    installed[0].stop()
+
+
+@pytest.fixture(scope="module")
+def vm(lab: Lab, host: Hypervisor, product: Product, network: Network) -> Iterator[Vm]:
+    """A VM with a vNIC that works, on the first hypervisor."""
+    port = lab.central.add_port(network, PORT, new_mac())
+    vm = Vm("vm1", [Nic.ovn(port.name, port.mac)], dhcp=False)
+    Vdsm(host).create_vm(vm)
+    host.ovs.wait_ready(TAP)
+    yield vm
+    Vdsm(host).destroy_vm(vm)
+    lab.central.remove_port(PORT)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,6 @@ A_THIRD_OF_A_SECOND = {
 def hook(tmp_path: Path) -> Hook:
     """The hook with nothing in its environment but the file, and no agent."""
     return Hook(tmp_path, {}, CAPS)
-
-
-@pytest.fixture
-def agent(hook: Hook) -> Iterator[ScriptedAgent]:
-    """An agent that gives the answers which the test puts in."""
-    scripted = ScriptedAgent(hook.socket)
-    yield scripted
-    scripted.stop()
 
 
 @pytest.fixture(params=REPORTS)

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from vif_driver.config import Config
 from vif_driver.host.domains import State
 from vif_driver.vnic import Vnic, VnicIdentity
 
-from . import moving_vm
 from .conftest import VM_ID
 from .moving_vm import (
     ANNOUNCED,
@@ -36,14 +33,6 @@ from .moving_vm import (
     unreachable,
     until,
 )
-
-
-@pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
 
 
 async def announced_elsewhere(moving: Moving) -> None:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ import pytest
 from vif_driver.agent import departures
 from vif_driver.host.domains import Happening, State
 
-from . import moving_vm
 from .conftest import VM_ID
 from .moving_vm import (
     ANNOUNCED,
@@ -25,7 +22,6 @@ from .moving_vm import (
     UNTOUCHED,
     Moving,
     Play,
-    Provider,
     Row,
     a_moment,
     unreachable,
@@ -36,12 +32,10 @@ UNBLOCKED: Row = {**BEFORE, "requested-chassis": f"{SOURCE},{HERE}"}, True
 
 
 @pytest.fixture
-def play(provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
-    """Run a scenario in which a VM moves."""
-    (tmp_path / "released").mkdir()
-    moving_vm.hurry(monkeypatch)
+def play(play: Play, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Run a scenario in which a VM moves; nobody looks whether it stays."""
     monkeypatch.setattr(departures, "LEAVING_LOOK", 60.0)
-    return functools.partial(moving_vm.play, folder=tmp_path, patch=monkeypatch, provider=provider)
+    return play
 
 
 async def about_to_leave(moving: Moving, *vnics: Any) -> None:
