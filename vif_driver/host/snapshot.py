@@ -154,8 +154,9 @@ class Snapshots:
     """Takes snapshots for one who looks again and again; what is known to be the same is kept.
 
     The kernel tells of a change at the moment it makes it, in a queue that nobody is woken for: as
-    long as that is empty, things are as they were.  (Of the group of a device that is down alone it
-    says nothing; ours are made with theirs.)
+    long as that is empty, things are as they were.  (Of an address of IPv6 it tells a moment later,
+    from a thread of its own.  Of the group of a device that is down alone it says nothing; ours are
+    made with theirs.)
     """
 
     def __init__(self) -> None:
