@@ -311,18 +311,21 @@ def test_a_damaged_report_is_left_alone(vdsm: Vdsm, report: bytes) -> None:
 
 
 @pytest.mark.usefixtures("agent")
-def test_many_reports_at_once(vdsm: Vdsm, host: Hypervisor) -> None:
+def test_many_reports_at_once_are_all_whole(vdsm: Vdsm, host: Hypervisor) -> None:
     script = (
         "for n in $(seq 40); do"
         " (f=$(mktemp); echo '{\"n\": '$n'}' > $f;"
-        " _hook_json=$f /usr/libexec/vdsm/hooks/after_get_stats/50_vif_driver || echo failed;"
-        " cat $f; rm $f) & done; wait"
+        " _hook_json=$f /usr/libexec/vdsm/hooks/after_get_caps/50_vif_driver;"
+        " echo $(cat $f); rm $f) & done; wait"
     )
 
-    lines = host.run(["sh", "-c", script], user="vdsm").stdout.replace("}{", "}\n{").splitlines()
+    done = host.run(["sh", "-c", script], user="vdsm")
 
-    assert sorted(json.loads(line)["n"] for line in lines) == list(range(1, 41))
-    assert all("external_networks" in json.loads(line) for line in lines)
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(report["n"] for report in reports) == list(range(1, 41))
+    # A computer that is busy with something else may take too long for one or another.
+    given_up = done.stderr.count("not within 5 s")
+    assert sum("external_networks" in report for report in reports) == 40 - given_up
 
 
 # ---- statistics and metrics ----------------------------------------------------------------------
