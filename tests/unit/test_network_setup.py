@@ -17,6 +17,7 @@ from vif_driver.events import Events
 from vif_driver.host import Host, neutron_agent, ovsdb_socket, snapshot, switch, vdsm_config
 from vif_driver.host.neutron_agent import Underlay
 from vif_driver.host.ovsdb import Ovsdb
+from vif_driver.host.replica import Replica
 from vif_driver.host.snapshot import Snapshot
 from vif_driver.protection import allowances, guard, known
 from vif_driver.wire import Reply, Request
@@ -195,8 +196,10 @@ def test_vdsms_notes_are_compared_with(folders: Path) -> None:
 
 @pytest.mark.usefixtures("devices")
 def test_the_agent_judges_by_what_it_knew(
-    server: OvsdbServer, caplog: pytest.LogCaptureFixture
+    server: OvsdbServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The first request has the server; nobody waits for long for it to come back.
+    monkeypatch.setattr(Replica.wait_connected, "__defaults__", (0.5,))
     other = asked({"x": {"nic": "eth1"}})
 
     replies = by_agent(server, asked({}), asked(TAKES), other, stop_after=1)
