@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vif_driver.agent import switchover
+from vif_driver.agent.ovn import PATIENCE
 from vif_driver.config import Config
 from vif_driver.host.domains import State
 
@@ -29,11 +30,14 @@ from .moving_vm import (
 
 OFF = Config(northbound=None)
 
+#: Seconds for a database that does not answer; one that does has PATIENCE.
+HASTE = 0.3
+
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is waited for long."""
-    monkeypatch.setattr(switchover, "PATIENCE", 0.3)
+    monkeypatch.setattr(switchover, "PATIENCE", HASTE)
 
 
 def test_a_database_that_is_not_to_be_used_is_told_to_vdsm(play: Play) -> None:
@@ -159,8 +163,10 @@ def test_a_port_that_comes_when_the_vm_runs_already_is_not_kept(play: Play) -> N
 
 
 def test_a_later_attempt_that_is_coordinated_does_not_inherit_the_wait_for_the_port(
-    play: Play, provider: Provider
+    play: Play, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(switchover, "PATIENCE", PATIENCE)
+
     async def scenario(moving: Moving) -> Any:
         await moving.announces()
         moving.configure(Config(northbound=(provider.northbound.inet,)))
@@ -197,9 +203,14 @@ def test_a_database_that_was_never_there_is_not_asked_at_the_end(play: Play, com
     assert play(scenario, config=unreachable()) == ([], True)
 
 
-def test_the_vnics_that_were_announced_before_it_was_lost_are_seen_through(play: Play) -> None:
+def test_the_vnics_that_were_announced_before_it_was_lost_are_seen_through(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switchover, "PATIENCE", PATIENCE)
+
     async def scenario(moving: Moving) -> Any:
         await moving.announces(FIRST)
+        monkeypatch.setattr(switchover, "PATIENCE", HASTE)
         moving.provider.northbound.stop()
         told = await moving.agent.arriving(SECOND, moving.way.attachment)
         moving.libvirt(State.RUNNING)
