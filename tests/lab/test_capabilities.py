@@ -285,13 +285,14 @@ def test_a_report_of_five_megabytes(vdsm: Vdsm, agent: Product) -> None:
     before = resident(vdsm.host, agent)
 
     begun = time.monotonic()
-    answers = [vdsm.get_capabilities(large) for _ in range(4)]
+    answers = [vdsm.get_capabilities(large) for _ in range(8)]
     took = time.monotonic() - begun
 
     assert all(answer["hostDevices"] == devices for answer in answers)
     assert all(answer["external_networks"]["schema"] == 1 for answer in answers)
-    assert took < 4 * 4  # the agent's patience
-    assert resident(vdsm.host, agent) < before + 8
+    assert took < 8 * 4  # the agent's patience
+    # The allocator keeps some room for the next one, but nothing of any is left.
+    assert resident(vdsm.host, agent) < before + 30
 
 
 def resident(host: Hypervisor, product: Product) -> float:
