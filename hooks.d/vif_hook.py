@@ -32,12 +32,10 @@ OF_OTHERS = 60
 MAX_DATA = 8 * 1024 * 1024 if OF_HOST else 64 * 1024
 PROPERTIES = (b"provider_type", b"plugin_type", b"vnic_id", b"security_groups", b"vmId")
 WITHOUT_AGENT = "/usr/libexec/vif-driver/without-agent"
-
-
-def run():
-    """Do it; give the exit status."""
-    status = guarded()
-    return 0 if Rollback.is_asked_for else status
+# VDSM brings back the host's own network, after a failure or at boot, when neither the agent nor
+# Open vSwitch runs yet: that has to pass, whatever is wrong, and nobody is to wait for it.  So it
+# is written by VDSM; a quote within a text would have a backslash before it.
+ROLLBACK = b'"_inRollback": true'
 
 
 def main():
@@ -59,9 +57,8 @@ def main():
         return fail("VDSM's file %s: %s; see vdsm.log" % (path.decode(), error.strerror))
     if len(data) > MAX_DATA:
         return fail("VDSM's file has more than %d bytes; see vdsm.log" % MAX_DATA)
-    if EVENT == "before_network_setup":
-        # As VDSM writes it; a quote within a text would have a backslash before it.
-        Rollback.is_asked_for = b'"_inRollback": true' in data
+    if EVENT == "before_network_setup" and ROLLBACK in data:
+        return 0
     launch = Launch() if EVENT == "before_device_create" else None
     status, message, new, flags = ask(EVENT, data, b"" if launch is None else launch.property)
     try:
@@ -76,12 +73,6 @@ def main():
     if message:
         say(message)
     return status
-
-
-class Rollback:
-    """VDSM brings back the host's own network, at boot or after a failure."""
-
-    is_asked_for = False  # to refuse that would cut the host off, whatever is wrong
 
 
 class Launch:
@@ -116,7 +107,8 @@ def take_back(file, data, error):
     return fail(why + "; see vdsm.log, and free space where VDSM keeps its temporary files")
 
 
-def guarded():
+def run():
+    """Do it; give the exit status."""
     try:
         return main()
     except Exception as error:
