@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from vif_driver.agent import foundation
-from vif_driver.agent.foundation import Keeper
+from vif_driver.agent.keeper import Keeper
 from vif_driver.config import Config
 from vif_driver.host import Host, neutron_agent, snapshot, vdsm_config
 from vif_driver.host.neutron_agent import Underlay
 from vif_driver.host.ovsdb import Ovsdb
+from vif_driver.protection.guard import Guard
 from vif_driver.protection.known import Known, Protected
 
 from .conftest import OvsdbServer
@@ -45,7 +45,8 @@ class Note:
         async def main() -> None:
             ovsdb = Ovsdb(self.server.socket)
             ovsdb.replica.open()
-            keeper = Keeper(config or Config(), Host(ovsdb=ovsdb))
+            settings, host = config or Config(), Host(ovsdb=ovsdb)
+            keeper = Keeper(settings, host, Guard(settings, host, Known(self.path)))
             keeper.start()
             await scenario(ovsdb)
             await keeper.close()
@@ -67,7 +68,6 @@ def note(tmp_path: Path, ovsdb_server: OvsdbServer, monkeypatch: pytest.MonkeyPa
     host = PaperHost()
     host.address(host.nic("eth0"), "192.0.2.1/24")
     path = tmp_path / "protected" / "known"
-    monkeypatch.setattr(foundation, "OF_AGENT", path)
     monkeypatch.setattr(snapshot, "take", lambda: host.foundation().snapshot)
     # What is on paper changes without the kernel's word.
     monkeypatch.setattr(snapshot.Snapshots, "_has_changed", lambda _self: True)

@@ -43,7 +43,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (known.Known.__init__, "__defaults__", ((tmp_path / "agents", tmp_path / "roots"),)),
     ]:
         monkeypatch.setattr(module, name, folder)
-    monkeypatch.setattr("vif_driver.events.network_setup.OF_AGENT", tmp_path / "agents")
+    monkeypatch.setattr(known, "OF_AGENT", tmp_path / "agents")
     monkeypatch.setattr("vif_driver.events.network_setup.OF_ROOT", tmp_path / "roots")
     monkeypatch.setattr(neutron_agent, "files", lambda *_: [])
     monkeypatch.setattr(neutron_agent, "underlay", lambda *_: Underlay())
@@ -89,8 +89,9 @@ def by_agent(server: OvsdbServer, *requests: bytes, stop_after: int | None = Non
         ovsdb = Ovsdb(server.socket)
         ovsdb.replica.open()
         await ovsdb.replica.wait_connected()
-        links: Any = object()
-        events = Events(Config(), Host(links=links, ovsdb=ovsdb))
+        settings, host = Config(), Host(ovsdb=ovsdb)
+        agents = guard.Guard(settings, host, known.Known(known.OF_AGENT))
+        events = Events(settings, host, guard=agents)
         replies = []
         for number, data in enumerate(requests):
             if number == stop_after:

@@ -12,7 +12,6 @@ from vif_driver.config import Config
 from vif_driver.errors import HostError
 from vif_driver.host import Host
 from vif_driver.protection.guard import Guard
-from vif_driver.protection.known import OF_AGENT, Known
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +25,12 @@ class Keeper:
     Args:
         config: the configuration.
         host: what the agent may use.
+        guard: who looks, and takes note; he who judges the requests.
     """
 
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(self, config: Config, host: Host, guard: Guard) -> None:
         self._ovsdb = host.ovsdb if config.protects else None
-        self._guard = Guard(config, host, Known(OF_AGENT))
+        self._guard = guard
         self._unsubscribe: Callable[[], None] = lambda: None
         self._seen: tuple[bool, Mapping[str, str]] = (False, {})
         self._noting: asyncio.Future[None] | None = None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vif_driver import __version__, attachments, config, journal, wire
 from vif_driver.agent import server, service_manager
-from vif_driver.agent.foundation import Keeper
+from vif_driver.agent.keeper import Keeper
 from vif_driver.agent.readiness import Readiness, Waiting
 from vif_driver.agent.reconcile import ASK_TIME, Reconciler
 from vif_driver.agent.reporter import Reporter
@@ -27,6 +27,8 @@ from vif_driver.host.domains import Domains
 from vif_driver.host.links import Links
 from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.starts import Starts
+from vif_driver.protection.guard import Guard
+from vif_driver.protection.known import OF_AGENT, Known
 from vif_driver.reconciliation.report import Report
 from vif_driver.reporting import METRICS
 
@@ -80,7 +82,8 @@ class Agent:
         turns = Turns()
         self.reconciler = Reconciler(settings, host, domains, pending, turns)
         self.switchover = Switchover(settings, host, domains, pending)
-        self.keeper = Keeper(settings, host)
+        guard = Guard(settings, host, Known(OF_AGENT))
+        self.keeper = Keeper(settings, host, guard)
         self.reporter = Reporter(
             settings, host, domains, self.readiness, self.reconciler, self.switchover
         )
@@ -93,6 +96,7 @@ class Agent:
             turns,
             self.switchover,
             self.reporter,
+            guard,
         )
 
     async def handle(self, request: wire.Request) -> wire.Reply:

@@ -25,6 +25,7 @@ from vif_driver.events.vm import Readiness, VmEvents
 from vif_driver.host import Host
 from vif_driver.host.starts import Starts
 from vif_driver.journal import about
+from vif_driver.protection.guard import Guard
 from vif_driver.wire import HOST_EVENTS, Reply, Request
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Events:
         turns: who may work on which vNIC.
         coordinator: who has the network follow VMs that move; None without the agent.
         reporter: who knows what VDSM's reports are to say; None without the agent.
+        guard: who judges changes to the host's network for the agent; None without it.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Events:
         turns: Turns | None = None,
         coordinator: Coordinator | None = None,
         reporter: Reporter | None = None,
+        guard: Guard | None = None,
     ) -> None:
         starts = starts or Starts()
         turns = turns or Turns()
@@ -103,7 +106,7 @@ class Events:
             "after_device_migrate_source": migration.left,
             "after_get_caps": reports.capabilities,
             "after_get_stats": reports.statistics,
-            "before_network_setup": NetworkSetupEvents(config, host).requested,
+            "before_network_setup": NetworkSetupEvents(config, host, guard).requested,
         }
 
     async def handle(self, request: Request) -> Reply:

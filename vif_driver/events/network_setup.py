@@ -11,7 +11,7 @@ from vif_driver.host import Host
 from vif_driver.journal import about
 from vif_driver.protection import request as setup
 from vif_driver.protection.guard import Guard
-from vif_driver.protection.known import OF_AGENT, OF_ROOT, Known
+from vif_driver.protection.known import OF_ROOT, Known
 from vif_driver.protection.policy import message
 from vif_driver.wire import Reply, Request
 
@@ -24,13 +24,13 @@ class NetworkSetupEvents:
     Args:
         config: the configuration.
         host: what this process may use.
+        guard: who judges; without the agent None, this is a process of root's then, which has no
+            business in the agent's folder.
     """
 
-    def __init__(self, config: Config, host: Host) -> None:
+    def __init__(self, config: Config, host: Host, guard: Guard | None = None) -> None:
         self._protects = config.protects
-        # Without the agent this is a process of root's, which has no business in its folder.
-        is_agent = host.links is not None
-        self._guard = Guard(config, host, Known(OF_AGENT if is_agent else OF_ROOT))
+        self._guard = guard or Guard(config, host, Known(OF_ROOT))
 
     async def requested(self, request: Request) -> Reply:
         """before_network_setup: refuse what would break what external networks stand on.
