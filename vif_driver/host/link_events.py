@@ -9,8 +9,10 @@ import socket
 import struct
 from collections.abc import Callable
 
-#: Multicast group of rtnetlink(7) for devices (RTMGRP_LINK).
-_LINKS = 1
+#: Multicast groups of rtnetlink(7) for devices (RTMGRP_LINK), and for addresses as well (and
+#: RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR).
+LINKS = 0x1
+LINKS_AND_ADDRESSES = LINKS | 0x10 | 0x100
 
 _BUFFER = 64 * 1024
 
@@ -58,10 +60,13 @@ class Changes:
 
     It wakes nobody: the kernel keeps the messages, and of those that it has no room for it says
     that there were some.
+
+    Args:
+        groups: of rtnetlink(7), those of what is to be told.
     """
 
-    def __init__(self) -> None:
-        self._events = _open()
+    def __init__(self, groups: int = LINKS) -> None:
+        self._events = _open(groups)
 
     def close(self) -> None:
         """Stop listening."""
@@ -70,14 +75,14 @@ class Changes:
     def any(self) -> bool:
         """Tell whether one was made, changed or removed since this was asked last."""
         changed = False
-        while True:
-            try:
+        try:
+            while True:
                 self._events.recv(_BUFFER)
-            except BlockingIOError:
-                return changed
-            except OSError:  # some messages were lost (ENOBUFS)
-                pass
-            changed = True
+                changed = True
+        except BlockingIOError:
+            return changed
+        except OSError:
+            return True  # some messages were lost (ENOBUFS)
 
 
 def _tells_of_one_gone(messages: bytes) -> bool:
@@ -127,10 +132,10 @@ async def wait(condition: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-def _open() -> socket.socket:
+def _open(groups: int = LINKS) -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     events = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-    events.bind((0, _LINKS))
+    events.bind((0, groups))
     return events
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from vif_driver.errors import Unavailable
+from vif_driver.host import link_events
 from vif_driver.host.addresses import Ip
 from vif_driver.host.netlink_dump import attributes as attributes_of
 from vif_driver.host.netlink_dump import dump
@@ -34,9 +35,6 @@ _VLAN_TAG, _VXLAN_PARENT = 1, 3
 _ADDRESS = struct.Struct("=BBBBI")
 _THEIRS, _OURS, _FLAGS = 1, 2, 8
 _PERMANENT = 0x80
-
-# Of linux/rtnetlink.h's groups those of devices and addresses (RTMGRP_LINK, _IPV4_IFADDR, _IPV6_…).
-_CHANGES = 0x1 | 0x10 | 0x100
 
 # Seconds for the kernel, which may be busy with its network lock.
 _TIMEOUT = 5.0
@@ -160,7 +158,7 @@ class Snapshots:
     """
 
     def __init__(self) -> None:
-        self._changes: socket.socket | None = None
+        self._changes: link_events.Changes | None = None
         self._reading = threading.Lock()
         # How often something was found to have changed, and of which of these times the last is.
         self._generation = 0
@@ -198,20 +196,13 @@ class Snapshots:
             return self._generation
 
     def _has_changed(self) -> bool:
-        changed = False
         try:
             if self._changes is None:
-                kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-                self._changes = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-                self._changes.bind((0, _CHANGES))
+                self._changes = link_events.Changes(link_events.LINKS_AND_ADDRESSES)
                 return True
-            while True:
-                self._changes.recv(65536)
-                changed = True
-        except BlockingIOError:
-            return changed
+            return self._changes.any()
         except OSError:
-            return True  # ENOBUFS: there were more than fit into the queue
+            return True  # nobody can tell
 
 
 _LINK_QUESTION = _LINK.pack(0, 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _FILTER, _WITHOUT_STATISTICS)
