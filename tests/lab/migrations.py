@@ -13,12 +13,13 @@ from typing import Any
 import libvirt
 import pytest
 
+from tests.lab.conftest import PortMaker
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort
 from tests.lab.harness.pings import Probe
-from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.harness.vdsm_hooks import HookRun
 from tests.lab.harness.vm_start import pending
 
@@ -31,6 +32,35 @@ SLOW = {"bandwidth": 24}  # MiB/s
 ARRIVING = "before_device_migrate_destination"
 #: Where an agent may be doomed: what changes the row of a port.
 EDIT = "vif_driver.host.northbound:Northbound.edit"
+
+
+# ---- who takes part ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(lab: Lab, agents: list[Any], no_guests_left: None) -> Vdsm:
+    """VDSM of the host where VMs are started."""
+    return Vdsm(lab.hosts[1])
+
+
+@pytest.fixture
+def target(lab: Lab, agents: list[Any]) -> Vdsm:
+    """VDSM of the host where they go, and where the probe is."""
+    return Vdsm(lab.hosts[0])
+
+
+@pytest.fixture
+def port(new_port: PortMaker) -> LogicalPort:
+    """A logical switch port."""
+    return new_port()
+
+
+@pytest.fixture
+def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
+    """A VM with that port, running, with its address."""
+    vm = running(source, "migrant", port)
+    yield vm
+    ended(vm, source, target)
 
 
 # ---- what is seen --------------------------------------------------------------------------------

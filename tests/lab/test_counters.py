@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """Whether the counters of vNICs that we plug are right: VDSM has them from libvirt.
 
 libvirt reads those of the tap and tells them as the guest sees them.  So they are compared with the
@@ -19,14 +20,12 @@ import pytest
 from tests.lab.conftest import new_mac
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
-from tests.lab.harness.lab import Lab
 from tests.lab.harness.libvirt_daemon import libvirt
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.neutron_plugs import host, lab, settings  # noqa: F401
 
-CONFIG = "/etc/vif-driver/vif-driver.conf"
-SETTINGS = "[start]\ndeadline = 0\n[neutron]\nfirewall_driver = iptables_hybrid\n"
 PINGS = 40
 # What may come to a guest between two readings: neighbours that look for each other.
 NOISE = 8
@@ -46,32 +45,6 @@ class Counters:
     def since(self, before: Counters) -> Counters:
         fields = (field.name for field in dataclasses.fields(self))
         return Counters(*(getattr(self, name) - getattr(before, name) for name in fields))
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """One hypervisor without OVN."""
-    with Lab(hypervisors=1, ovn=False) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def host(lab: Lab) -> Hypervisor:
-    """The hypervisor; its integration bridge switches by MAC address and VLAN."""
-    host = lab.hosts[0]
-    host.vsctl("set", "Bridge", "br-int", "fail_mode=standalone")
-    return host
-
-
-@pytest.fixture(scope="module")
-def product(host: Hypervisor) -> Iterator[Product]:
-    """The product on that hypervisor, its agent running."""
-    product = Product(host)
-    product.install()
-    host.write(CONFIG, SETTINGS)
-    product.start()
-    yield product
-    product.stop()
 
 
 @pytest.fixture

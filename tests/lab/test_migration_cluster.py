@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """Live migration while OVN's northbound database, of three members, loses the one that leads.
 
 VMs are started on hv2 and move to hv1, where the probe is and where agents may be stopped.
@@ -10,26 +11,33 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.conftest import AGENT_WAS_KILLED, CONFIGURATION, DoomedMaker, PortMaker
+from tests.lab.conftest import AGENT_WAS_KILLED, CONFIGURATION, DoomedMaker
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.ovn_central import LogicalPort
 from tests.lab.harness.ovn_cluster import ClusteredCentral
 from tests.lab.harness.pings import Probe
 from tests.lab.harness.product import Product
-from tests.lab.harness.vdsm import Vdsm, Vm, ended
-from tests.lab.migrations import (
+from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.migrations import (  # noqa: F401
     EDIT,
     SLOW,
     fail_to_migrate,
     last_arrival,
     meanwhile,
+    port,
     row,
     running,
+    source,
+    target,
+    vm,
     wait_announced,
     wait_bound,
     wait_well,
 )
+
+# All members are there again when a VM is gone.
+pytestmark = pytest.mark.usefixtures("cluster")
 
 # Seconds that ovn-northd may take to find the next leader: it pauses for up to 8 s in between.
 NORTHD = 40.0
@@ -62,34 +70,6 @@ def cluster(central: ClusteredCentral) -> Iterator[ClusteredCentral]:
     """OVN's machine, with all members before the test and after it."""
     yield central
     central.restore()
-
-
-@pytest.fixture
-def source(
-    lab: Lab, cluster: ClusteredCentral, agents: list[Product], no_guests_left: None
-) -> Vdsm:
-    """VDSM of the host where VMs are started."""
-    return Vdsm(lab.hosts[1])
-
-
-@pytest.fixture
-def target(lab: Lab, agents: list[Product]) -> Vdsm:
-    """VDSM of the host where they go."""
-    return Vdsm(lab.hosts[0])
-
-
-@pytest.fixture
-def port(new_port: PortMaker) -> LogicalPort:
-    """A logical switch port."""
-    return new_port()
-
-
-@pytest.fixture
-def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
-    """A VM with that port, running, with its address."""
-    vm = running(source, "migrant", port)
-    yield vm
-    ended(vm, source, target)
 
 
 def test_with_all_members_the_move_is_coordinated(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """Live migration on OVN while something dies: the guest is reached, and nothing of ours is left.
 
 VMs are started on hv2 and move to hv1, where the probe is and where agents may be doomed.
@@ -19,7 +20,7 @@ from tests.lab.harness.pings import Probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.service import Service
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
-from tests.lab.migrations import (
+from tests.lab.migrations import (  # noqa: F401
     EDIT,
     SLOW,
     SOON,
@@ -27,9 +28,13 @@ from tests.lab.migrations import (
     is_untouched,
     last_arrival,
     meanwhile,
+    port,
     row,
     running,
+    source,
+    target,
     under_way,
+    vm,
     wait_announced,
     wait_bound,
     wait_well,
@@ -53,32 +58,6 @@ STAYS = {
 def at(points: dict[str, Point]) -> pytest.MarkDecorator:
     """Run a test for every point of these."""
     return pytest.mark.parametrize("point", points.values(), ids=points.keys())
-
-
-@pytest.fixture
-def source(lab: Lab, agents: list[Product], no_guests_left: None) -> Vdsm:
-    """VDSM of the host where VMs are started."""
-    return Vdsm(lab.hosts[1])
-
-
-@pytest.fixture
-def target(lab: Lab, agents: list[Product]) -> Vdsm:
-    """VDSM of the host where they go."""
-    return Vdsm(lab.hosts[0])
-
-
-@pytest.fixture
-def port(new_port: PortMaker) -> LogicalPort:
-    """A logical switch port."""
-    return new_port()
-
-
-@pytest.fixture
-def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
-    """A VM with that port, running, with its address."""
-    vm = running(source, "migrant", port)
-    yield vm
-    ended(vm, source, target)
 
 
 @pytest.fixture
@@ -415,10 +394,10 @@ def test_all_ports_of_a_vm_follow_over_one_connection(
 
     source.migrate(vm, target)
 
-    for port in ports:
-        wait_bound(lab, port, "hv1", 1)
-    for port in ports:
-        wait_well(lab, probe, port, "hv1")
+    for each in ports:
+        wait_bound(lab, each, "hv1", 1)
+    for each in ports:
+        wait_well(lab, probe, each, "hv1")
     log = agents[0].log()[said:]
     assert len([line for line in log.splitlines() if "northbound" in line]) == 1, log
     ended(vm, source, target)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: F811, pytest finds fixtures by their names
 """Live migration where OVN's northbound database speaks TLS, and what a bad certificate costs.
 
 The agents are services, which are handed the host's certificate when they start.  VMs are started
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab.conftest import CONFIGURATION, PortMaker
+from tests.lab.conftest import CONFIGURATION
 from tests.lab.harness.certificates import give
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
@@ -21,12 +22,16 @@ from tests.lab.harness.ovn_central import LogicalPort
 from tests.lab.harness.pings import Probe
 from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
-from tests.lab.harness.vdsm import Vdsm, Vm, ended
-from tests.lab.migrations import (
+from tests.lab.harness.vdsm import Vdsm, Vm
+from tests.lab.migrations import (  # noqa: F401
     SLOW,
     last_arrival,
     meanwhile,
+    port,
     running,
+    source,
+    target,
+    vm,
     wait_announced,
     wait_bound,
     wait_well,
@@ -119,32 +124,6 @@ def agents(lab: Lab, authorities: Authorities) -> list[SystemdProduct]:
         give(host, authorities.sign(host.name))
         products[-1].start()
     return products
-
-
-@pytest.fixture
-def source(lab: Lab, agents: list[SystemdProduct], no_guests_left: None) -> Vdsm:
-    """VDSM of the host where VMs are started."""
-    return Vdsm(lab.hosts[1])
-
-
-@pytest.fixture
-def target(lab: Lab, agents: list[SystemdProduct]) -> Vdsm:
-    """VDSM of the host where they go."""
-    return Vdsm(lab.hosts[0])
-
-
-@pytest.fixture
-def port(new_port: PortMaker) -> LogicalPort:
-    """A logical switch port."""
-    return new_port()
-
-
-@pytest.fixture
-def vm(source: Vdsm, target: Vdsm, port: LogicalPort) -> Iterator[Vm]:
-    """A VM with that port, running, with its address."""
-    vm = running(source, "migrant", port)
-    yield vm
-    ended(vm, source, target)
 
 
 def put_right(lab: Lab, agents: list[SystemdProduct], authorities: Authorities) -> None:
