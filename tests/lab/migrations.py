@@ -28,7 +28,6 @@ NOTE = "vif-driver-migration"
 SETTLED = 25.0
 # Seconds within which a guest is reached, and a port bound, after something has died.
 SOON = 10.0
-SLOW = {"bandwidth": 24}  # MiB/s
 ARRIVING = "before_device_migrate_destination"
 #: Where an agent may be doomed: what changes the row of a port.
 EDIT = "vif_driver.host.northbound:Northbound.edit"
@@ -160,20 +159,29 @@ def meanwhile(*actions: Callable[[], object]) -> Iterator[None]:
     acting.result()
 
 
-def under_way(source: Vdsm, vm: Vm) -> Callable[[], object]:
-    """Wait, when it is called, until a VM's migration is well under way."""
-    domain: Any = source.host.libvirt.domain(vm.id)
-    return lambda: wait_until(lambda: domain.jobInfo()[4] > 8 << 20, 20, "a migration under way")
-
-
-def kill_qemu(vdsm: Vdsm, vm: Vm) -> None:
-    """Kill the process of a VM on a host."""
+def signal_qemu(vdsm: Vdsm, vm: Vm, number: int) -> None:
+    """Send a signal to the process of a VM on a host."""
     pid = int(vdsm.host.read(f"/run/libvirt/qemu/{vm.name}.pid"))
-    vdsm.host.signal_process(pid, signal.SIGKILL)
+    vdsm.host.signal_process(pid, number)
+
+
+@contextmanager
+def frozen_qemu(vdsm: Vdsm, vm: Vm) -> Iterator[None]:
+    """Freeze the process of a VM on a host: a guest can't arrive there."""
+    signal_qemu(vdsm, vm, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal_qemu(vdsm, vm, signal.SIGCONT)
 
 
 def fail_to_migrate(source: Vdsm, target: Vdsm, vm: Vm, *before: Callable[[], object]) -> None:
     """Migrate a VM whose process on the target is killed in the middle, after something else."""
-    killing = meanwhile(under_way(source, vm), *before, lambda: kill_qemu(target, vm))
-    with killing, pytest.raises(libvirt.libvirtError):
-        source.migrate(vm, target, parameters=SLOW)
+
+    def kill() -> None:
+        for action in before:
+            action()
+        signal_qemu(target, vm, signal.SIGKILL)
+
+    with pytest.raises(libvirt.libvirtError):
+        source.migrate(vm, target, meanwhile=kill)

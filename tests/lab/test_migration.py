@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import libvirt
@@ -19,10 +19,12 @@ from tests.lab.harness.pings import INTERVAL, Probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.harness.vdsm_hooks import HookError
-from tests.lab.migrations import NOTE, SETTLED, is_untouched, row
+from tests.lab.migrations import NOTE, SETTLED, frozen_qemu, is_untouched, row
 
-SLOW = {"bandwidth": 8}  # MiB/s
-BRISK = {"bandwidth": 16}
+# Seconds that a guest stands still; without what the agents do, all that it is sent then is lost.
+STANDSTILL = 1.0
+# Milliseconds that a guest may stand still, so many that it may do so at once.
+MINUTES = 600_000
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_the_hosts_do_not_take_it_from_each_other(
 ) -> None:
     before = claims(lab, port)
 
-    source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=lambda: time.sleep(2))  # for some five that are too many
 
     wait_until(lambda: bound_to(lab, port) == "hv2", 1, "the port on hv2")
     # None, if the source has let go of it first.
@@ -127,72 +129,60 @@ def test_there_and_back(lab: Lab, source: Vdsm, target: Vdsm, vm: Vm, port: Logi
 
 def test_post_copy(lab: Lab, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort) -> None:
     domain: Any = source.host.libvirt.domain(vm.id)
-    timer = threading.Timer(1.0, lambda: domain.migrateStartPostCopy())
-    timer.start()
 
-    source.migrate(vm, target, flags=libvirt.VIR_MIGRATE_POSTCOPY, parameters={"bandwidth": 40})
+    source.migrate(
+        vm, target, flags=libvirt.VIR_MIGRATE_POSTCOPY, meanwhile=domain.migrateStartPostCopy
+    )
 
-    timer.join()
     wait_until(lambda: bound_to(lab, port) == "hv2", 1, "the port on hv2")
 
 
-def on_its_way(vm: Vm, source: Vdsm, then: Callable[[Any], None]) -> threading.Thread:
-    """Do something once a VM that is to move stands still; it does so for a second or two."""
-    domain: Any = source.host.libvirt.domain(vm.id)
-    domain.migrateSetMaxDowntime(2500)
-
-    def wait() -> None:
-        paused = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
-        wait_until(lambda: domain.state() == paused, 20, "a VM that stands still")
-        then(domain)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
+def stand_still(domain: Any) -> None:
+    """Have a VM that is on its way stand still now, with most of its memory still to come."""
+    domain.migrateSetMaxDowntime(MINUTES)
+    paused = [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
+    wait_until(lambda: domain.state() == paused, 20, "a VM that stands still", 0.001)
 
 
 def test_what_is_sent_to_a_vm_that_stands_still_waits_for_it(
     probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
 ) -> None:
-    standing_still = on_its_way(vm, source, lambda _: None)
+    domain = vm.running.domain
+
+    def stand_still_for_long() -> None:
+        with frozen_qemu(target, vm):
+            stand_still(domain)
+            time.sleep(STANDSTILL)
 
     with probe.ping(port.address) as pings:
-        source.migrate(vm, target, parameters=BRISK)
-        standing_still.join()
+        source.migrate(vm, target, meanwhile=stand_still_for_long)
         wait_until(lambda: probe.reaches(port.address), 5, "an answer")
 
-    job: Any = vm.running.domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
-    assert pings.lost * INTERVAL < job["downtime"] / 1000 / 2
+    assert pings.lost * INTERVAL < STANDSTILL / 2
 
 
 def test_a_vm_that_is_cancelled_while_it_stands_still_goes_on_where_it_was(
     lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
 ) -> None:
     before = row(lab, port)
-    cancelling = on_its_way(vm, source, lambda domain: domain.abortJob())
+    domain = vm.running.domain
+
+    def cancel() -> None:
+        stand_still(domain)
+        domain.abortJob()
 
     with pytest.raises(libvirt.libvirtError):
-        source.migrate(vm, target, parameters=BRISK)
+        source.migrate(vm, target, meanwhile=cancel)
 
-    cancelling.join()
     wait_until(lambda: probe.reaches(port.address), 5, "an answer")
     wait_until(lambda: row(lab, port) == before, 5, "the row as it was")
     assert bound_to(lab, port) == "hv1"
 
 
 def cancelled(source: Vdsm, target: Vdsm, vm: Vm) -> None:
-    """Begin a migration, and cancel it once it is well under way."""
-
-    def cancel() -> None:
-        domain: Any = source.host.libvirt.domain(vm.id)
-        wait_until(lambda: domain.jobInfo()[4] > 8 << 20, 20, "a migration under way")
-        domain.abortJob()
-
-    canceller = threading.Thread(target=cancel)
-    canceller.start()
+    """Begin a migration, and cancel it while the guest's memory is on its way."""
     with pytest.raises(libvirt.libvirtError):
-        source.migrate(vm, target, parameters=SLOW)
-    canceller.join()
+        source.migrate(vm, target, meanwhile=vm.running.domain.abortJob)
 
 
 def test_a_migration_that_is_cancelled_leaves_nothing(
@@ -225,10 +215,7 @@ def test_an_agent_that_is_killed_before_the_switch_is_no_matter(
         agents[1].kill()
         agents[1].start()
 
-    killer = threading.Thread(target=replace)
-    killer.start()
-    source.migrate(vm, target, parameters=SLOW)
-    killer.join()
+    source.migrate(vm, target, meanwhile=replace)
 
     wait_until(lambda: bound_to(lab, port) == "hv2", 5, "the port on hv2")
     settled(lab, port)
@@ -252,10 +239,7 @@ def test_a_northbound_server_that_restarts_in_the_middle_is_no_matter(
         wait_until(lambda: NOTE in row(lab, port)[1], 20, "a migration that is announced")
         lab.central.database("nb").restart()
 
-    restarter = threading.Thread(target=restart)
-    restarter.start()
-    source.migrate(vm, target, parameters=SLOW)
-    restarter.join()
+    source.migrate(vm, target, meanwhile=restart)
 
     wait_until(lambda: bound_to(lab, port) == "hv2", 10, "the port on hv2")
     settled(lab, port)

@@ -21,7 +21,6 @@ from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.migrations import (  # noqa: F401
     EDIT,
-    SLOW,
     fail_to_migrate,
     last_arrival,
     meanwhile,
@@ -75,8 +74,7 @@ def cluster(central: ClusteredCentral) -> Iterator[ClusteredCentral]:
 def test_with_all_members_the_move_is_coordinated(
     lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
 ) -> None:
-    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=lambda: wait_announced(lab, port, "hv2"))
 
     wait_bound(lab, port, "hv1", 1)
     wait_well(lab, probe, port, "hv1")
@@ -136,8 +134,7 @@ def test_a_leader_that_is_lost_before_the_guest_runs_is_no_matter(
         wait_announced(lab, port, "hv2")
         cluster.leader.kill()
 
-    with meanwhile(lose):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=lose)
 
     wait_well(lab, probe, port, "hv1", NORTHD)
 
@@ -174,13 +171,11 @@ def test_after_a_leader_was_lost_the_next_move_is_coordinated(
         wait_announced(lab, port, "hv2")
         cluster.leader.kill()
 
-    with meanwhile(lose):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=lose)
     if whole:
         cluster.restore()
 
-    with meanwhile(lambda: wait_announced(lab, port, "hv1")):
-        target.migrate(vm, source, parameters=SLOW)
+    target.migrate(vm, source, meanwhile=lambda: wait_announced(lab, port, "hv1"))
 
     wait_well(lab, probe, port, "hv2", NORTHD)
     assert last_arrival(source).stderr == ""

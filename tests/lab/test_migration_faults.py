@@ -7,6 +7,7 @@ VMs are started on hv2 and move to hv1, where the probe is and where agents may 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import libvirt
@@ -22,18 +23,15 @@ from tests.lab.harness.service import Service
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.migrations import (  # noqa: F401
     EDIT,
-    SLOW,
     SOON,
     fail_to_migrate,
     is_untouched,
     last_arrival,
-    meanwhile,
     port,
     row,
     running,
     source,
     target,
-    under_way,
     vm,
     wait_announced,
     wait_bound,
@@ -176,8 +174,7 @@ def test_when_the_sources_agent_is_killed_the_port_follows(
     vm: Vm,
     port: LogicalPort,
 ) -> None:
-    with meanwhile(under_way(source, vm), agents[1].kill):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=agents[1].kill)
 
     wait_well(lab, probe, port, "hv1")
 
@@ -191,8 +188,7 @@ def test_after_the_sources_agent_was_killed_the_next_migration_succeeds(
     vm: Vm,
     port: LogicalPort,
 ) -> None:
-    with meanwhile(under_way(source, vm), agents[1].kill):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=agents[1].kill)
     agents[1].start()
 
     target.migrate(vm, source)
@@ -256,8 +252,7 @@ def test_a_northbound_server_that_is_back_after_the_guest_has_the_port_follow_th
     vm: Vm,
     port: LogicalPort,
 ) -> None:
-    with meanwhile(under_way(source, vm), northbound.kill):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=northbound.kill)
     northbound.start()
 
     wait_well(lab, probe, port, "hv1")
@@ -272,8 +267,7 @@ def test_a_northbound_server_that_is_away_keeps_nobody_from_the_guest(
     vm: Vm,
     port: LogicalPort,
 ) -> None:
-    with meanwhile(under_way(source, vm), northbound.kill):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=northbound.kill)
 
     wait_until(lambda: probe.reaches(port.address), SOON, "an answer of the guest")
     assert not northbound.running
@@ -303,11 +297,9 @@ def test_a_vm_that_comes_back_while_northd_hangs_is_announced(
     vm: Vm,
     port: LogicalPort,
 ) -> None:
-    with meanwhile(under_way(source, vm), northd.suspend):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=northd.suspend)
 
-    with meanwhile(lambda: wait_announced(lab, port, "hv1")):
-        target.migrate(vm, source, parameters=SLOW)
+    target.migrate(vm, source, meanwhile=lambda: wait_announced(lab, port, "hv1"))
     northd.resume()
 
     wait_well(lab, probe, port, "hv2")
@@ -349,9 +341,11 @@ def test_two_vms_that_change_places_are_both_where_they_run(
     others = new_port()
     other = running(target, "emigrant", others)
 
+    both = threading.Barrier(2, timeout=20)
+
     lab.at_once(
-        lambda: source.migrate(vm, target, parameters=SLOW),
-        lambda: target.migrate(other, source, parameters=SLOW),
+        lambda: source.migrate(vm, target, meanwhile=both.wait),
+        lambda: target.migrate(other, source, meanwhile=both.wait),
     )
 
     wait_well(lab, probe, port, "hv1")

@@ -23,14 +23,11 @@ from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.migrations import (
     NOTE,
-    SLOW,
     is_untouched,
     last_arrival,
-    meanwhile,
     places,
     row,
     running,
-    under_way,
     wait_announced,
     wait_well,
 )
@@ -92,15 +89,14 @@ def outage(lab: Lab, vdsms: list[Vdsm], network: Network, probe_port: LogicalPor
     def cut() -> None:
         wait_announced(lab, port, "hv1")
         seen.append(row(lab, port))
-        under_way(source, vm)()
         # A kernel that ends processes says goodbye to their peers; one without power doesn't.
         for cable in target.host.cables:
             target.host.unplug_cable(cable.device)
         target.host.power_cut()
 
     with probe.ping(port.address) as pings:
-        with meanwhile(cut), pytest.raises(libvirt.libvirtError):
-            source.migrate(vm, target, parameters=SLOW)
+        with pytest.raises(libvirt.libvirtError):
+            source.migrate(vm, target, meanwhile=cut)
         begun = time.monotonic()
         wait_until(lambda: is_untouched(lab, port), 2 * UNDONE, "an untouched row")
         seconds = time.monotonic() - begun
@@ -137,8 +133,7 @@ def test_when_the_destination_is_back_the_next_migration_succeeds(
 ) -> None:
     source, target = vdsms
 
-    with meanwhile(lambda: wait_announced(lab, back.port, "hv1")):
-        source.migrate(back.vm, target, parameters=SLOW)
+    source.migrate(back.vm, target, meanwhile=lambda: wait_announced(lab, back.port, "hv1"))
 
     wait_well(lab, back.probe, back.port, "hv2")
     assert last_arrival(target).stderr == ""

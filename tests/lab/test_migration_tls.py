@@ -24,9 +24,7 @@ from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.migrations import (  # noqa: F401
-    SLOW,
     last_arrival,
-    meanwhile,
     port,
     running,
     source,
@@ -154,8 +152,7 @@ def fault(
 def test_by_tls_the_move_is_coordinated(
     lab: Lab, probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
 ) -> None:
-    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=lambda: wait_announced(lab, port, "hv2"))
 
     wait_bound(lab, port, "hv1", 1)
     wait_well(lab, probe, port, "hv1")
@@ -212,8 +209,7 @@ def test_with_the_right_certificate_in_its_place_the_next_move_is_coordinated(
     target.migrate(vm, source)
     put_right(lab, agents, authorities)
 
-    with meanwhile(lambda: wait_announced(lab, port, "hv2")):
-        source.migrate(vm, target, parameters=SLOW)
+    source.migrate(vm, target, meanwhile=lambda: wait_announced(lab, port, "hv2"))
 
     wait_well(lab, probe, port, "hv1")
     assert last_arrival(target).stderr == ""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +23,9 @@ from .nic import FILTER_XML, Nic
 from .vdsm_hooks import HookRun, HookRunner
 
 START_PAUSED = 1
+# MiB/s: a guest's memory takes more than a minute, or less than a second.
+CRAWL = 1
+HURRY = 1000
 
 
 class UpdateFailed(Exception):
@@ -243,6 +248,7 @@ class Vdsm:
         *,
         flags: int = 0,
         parameters: Mapping[str, Any] | None = None,
+        meanwhile: Callable[[], object] | None = None,
         after_on_target: bool = True,
         after_on_source: bool = True,
     ) -> None:
@@ -252,7 +258,9 @@ class Vdsm:
             vm: which; afterwards its guest is on the target.
             target: the other host's VDSM.
             flags: more flags of migrateToURI3, such as VIR_MIGRATE_POSTCOPY.
-            parameters: more parameters of it, such as ``bandwidth`` (MiB/s).
+            parameters: more parameters of it.
+            meanwhile: what is done while the guest's memory is on its way, in a thread of its own;
+                the guest does not arrive before it is done, and its error is raised.
             after_on_target: run the target's hooks when the migration has completed.
             after_on_source: run the source's.
 
@@ -282,7 +290,12 @@ class Vdsm:
         options = dict(parameters or {})
         if not flags & libvirt.VIR_MIGRATE_TUNNELLED:  # which goes over libvirt's own connection
             options["migrate_uri"] = f"tcp://{address}"
-        guest.domain.migrateToURI3(f"qemu+tcp://{address}/system", options, wanted)
+        acting: AbstractContextManager[None] = nullcontext()
+        if meanwhile:
+            options["bandwidth"] = CRAWL
+            acting = on_its_way(guest.domain, meanwhile)
+        with acting:
+            guest.domain.migrateToURI3(f"qemu+tcp://{address}/system", options, wanted)
         guest.host = target.host
         if after_on_target:
             for nic in vm.nics:
@@ -388,6 +401,29 @@ class Vdsm:
             if self._filter_defined_for != self.host.pid:
                 self.host.libvirt.connection.nwfilterDefineXML(FILTER_XML)
                 self._filter_defined_for = self.host.pid
+
+
+@contextmanager
+def on_its_way(domain: Any, act: Callable[[], object]) -> Iterator[None]:
+    """Do something while the block's migration, which crawls, is under way; then let it hurry."""
+
+    def under_way() -> bool:
+        return bool(domain.jobStats().get("memory_processed"))
+
+    def go_along() -> None:
+        wait_until(under_way, 20, "a migration under way")
+        try:
+            act()
+        finally:
+            with suppress(libvirt.libvirtError):  # it was aborted, or has lost a host
+                domain.migrateSetMaxSpeed(HURRY)
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(go_along)
+        try:
+            yield
+        finally:
+            going.result()
 
 
 def ended(vm: Vm, *hosts: Vdsm) -> None:
