@@ -105,9 +105,10 @@ def announce(
     """
     note = note_of(port.external_ids)
     if note is not None and note.destination != destination:
-        # Of a move that has just ended northd may have told the southbound database nothing yet.
+        # Of a move that has just ended northd may have told the southbound database nothing yet,
+        # or that host the northbound one.  A VM that comes here is not here, whatever is bound.
         ended = port.options.get(REQUESTED) == note.ours[REQUESTED] == note.destination
-        source = note.destination if ended else source
+        source = note.destination if ended or source in (None, destination) else source
     if source is None or source == destination:
         return None
     current = {key: port.options.get(key) for key in (REQUESTED, STRATEGY)}

@@ -293,6 +293,17 @@ def test_a_move_that_northd_has_not_seen_yet_has_ended_where_the_guest_runs(
     assert port.options[REQUESTED] == "hv2,hv3"
 
 
+@pytest.mark.parametrize("told", [None, "hv1"])
+def test_a_guest_that_comes_back_is_where_the_move_that_nobody_has_ended_took_it(
+    port: Port, told: str | None
+) -> None:
+    port.announced("hv1", "hv2")
+
+    port.announced(told, "hv1")
+
+    assert port.options[REQUESTED] == "hv2,hv1"
+
+
 def test_a_move_that_has_not_ended_has_the_guest_where_the_port_is(port: Port) -> None:
     port.announced("hv1", "hv2")
 
