@@ -174,6 +174,7 @@ def test_after_a_leader_was_lost_the_next_move_is_coordinated(
     source.migrate(vm, target, meanwhile=lose)
     if whole:
         cluster.restore()
+    cluster.wait_leader()
 
     target.migrate(vm, source, meanwhile=lambda: wait_announced(lab, port, "hv1"))
 

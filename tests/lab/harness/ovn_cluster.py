@@ -33,6 +33,10 @@ class ClusteredCentral(Central):
     @property
     def leader(self) -> Service:
         """The member that leads; another one a few seconds after it has died."""
+        return self.wait_leader()
+
+    def wait_leader(self) -> Service:
+        """Wait until a member leads, and return that."""
         return wait_until(self._find_leader, 20, f"{self.name}: a member that leads")
 
     def restore(self) -> None:
