@@ -7,6 +7,7 @@ qemu.conf); from then on the time counts that the source's agent takes.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from dataclasses import dataclass
@@ -137,3 +138,30 @@ def test_when_the_destination_is_back_the_next_migration_succeeds(
 
     wait_well(lab, back.probe, back.port, "hv2")
     assert last_arrival(target).stderr == ""
+
+
+def test_when_both_hosts_are_back_the_vm_has_its_network_wherever_it_is_started(
+    lab: Lab, installed: list[Product], vdsms: list[Vdsm], back: Outage
+) -> None:
+    vm, port = back.vm, back.port
+    here, there = sorted(vdsms, key=lambda vdsm: vdsm.host is not vm.running.host)
+
+    def cut() -> None:
+        for vdsm in vdsms:
+            for cable in vdsm.host.cables:
+                vdsm.host.unplug_cable(cable.device)
+            vdsm.host.power_cut()
+
+    with pytest.raises(libvirt.libvirtError):
+        here.migrate(vm, there, meanwhile=cut)
+    for product in installed:
+        product.host.start()
+        product.start()
+    assert NOTE in row(lab, port)[1]
+    again = dataclasses.replace(vm, guest=None)
+
+    # Its former destination would wait for the guest's first word, which none says at its start.
+    there.create_vm(again)
+
+    again.running.wait_lease(port.mac)
+    wait_until(lambda: row(lab, port) == back.before, 5, "the row as it was")

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from vif_driver.agent import departures, ovn, switchover
+from vif_driver.agent import abandoned, departures, ovn, switchover
 from vif_driver.agent.switchover import Switchover
 from vif_driver.attachments.base import Attachment, Undo
 from vif_driver.config import Config
@@ -265,6 +265,8 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ovn_controller, "installed_version", version)
     patch.setattr(switchover, "SETTLE", 0.03)
     patch.setattr(departures, "LEAVING_LOOK", 0.005)
+    patch.setattr(abandoned, "DELAY", 0.005)
+    patch.setattr(abandoned, "PAUSE", 0.005)
     patch.setattr(switchover, "_RETRY", (0.005, 0.01))
 
 

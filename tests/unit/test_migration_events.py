@@ -52,6 +52,9 @@ class Coordinator:
         self.message = ""
         self.refusal: HostError | None = None
 
+    def started(self, start: Start) -> None:
+        self.told.append(("started", start.vm_id))
+
     async def arriving(self, subject: VnicIdentity, attachment: Attachment) -> str:
         self.told.append(("arriving", subject.id))
         self.subjects.append((subject, attachment.name))
@@ -246,6 +249,14 @@ def test_a_vm_that_is_started_here_after_it_did_not_arrive_is_no_arrival(vdsm: V
     vdsm.says("before_device_create", data=VDSM_INTERFACE)
 
     assert not vdsm.start.arrives
+
+
+def test_a_start_is_told_for_what_an_earlier_move_may_have_left(vdsm: Vdsm) -> None:
+    vdsm.starts.put(Start(VM_ID, resume=False))
+
+    vdsm.says("after_vm_start")
+
+    assert vdsm.coordinator.told == [("started", VM_ID)]
 
 
 def test_without_an_integration_bridge_a_vnic_is_refused(vdsm: Vdsm, devices: set[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vif_driver.agent import departures
+from vif_driver.agent import departures, ovn
 from vif_driver.config import Config
 from vif_driver.host.domains import State
 from vif_driver.vnic import Vnic, VnicIdentity
@@ -165,7 +165,7 @@ def test_the_arrival_of_the_same_vm_here_is_left_alone(play: Play) -> None:
 def test_a_database_that_cannot_be_reached_is_told_and_given_up(
     play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(departures, "PATIENCE", 0.05)
+    monkeypatch.setattr(ovn, "PATIENCE", 0.05)
 
     async def scenario(moving: Moving) -> Any:
         moving.vms.states[VM_ID] = State.RUNNING
@@ -314,7 +314,7 @@ def test_a_vm_that_this_host_never_had_is_none_of_its_business(play: Play) -> No
 def test_a_database_that_is_away_just_then_is_asked_again(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departures, "PATIENCE", 0.05)
+    monkeypatch.setattr(ovn, "PATIENCE", 0.05)
 
     async def scenario(moving: Moving) -> Any:
         await switched_elsewhere(moving)
@@ -322,7 +322,7 @@ def test_a_database_that_is_away_just_then_is_asked_again(
         moving.opened.clear()
         await leaves(moving)
         await until(lambda: len(moving.opened) > 1)
-        monkeypatch.setattr(departures, "PATIENCE", 5.0)
+        monkeypatch.setattr(ovn, "PATIENCE", 5.0)
         moving.provider.northbound.start()
         await moving.ends()
         return moving.row()

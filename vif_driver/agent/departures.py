@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from vif_driver import switchover
-from vif_driver.agent.ovn import PATIENCE, Ovn
+from vif_driver.agent.ovn import Ovn
 from vif_driver.agent.standstill import Standstill
 from vif_driver.agent.told import Told
 from vif_driver.errors import HostError, VifError
@@ -68,8 +68,6 @@ class Departures:
         self._standstill = Standstill(domains, ovn)
         self._departures: dict[str, _Departure] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # A host that all VMs leave at once is one client of the database, not many.
-        self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
         """Stop; the next agent knows nothing of it."""
@@ -113,6 +111,10 @@ class Departures:
         departure = self._departures.get(subject.vm_id or "")
         if departure is not None:
             departure.told.set()
+
+    def includes(self, vm_id: str) -> bool:
+        """Whether a VM is about to leave."""
+        return vm_id in self._departures
 
     def _count(self) -> int:
         return sum(len(departure.ids) for departure in self._departures.values())
@@ -189,12 +191,6 @@ class Departures:
     async def _try_to_edit(
         self, vm_id: str, ids: frozenset[str], why: str, step: _Step
     ) -> list[str]:
-        async with self._connecting:
-            remote, chassis = await self._ovn.location()
-            northbound = await self._ovn.northbound(remote, sorted(ids))
-            try:
-                await northbound.wait_connected(PATIENCE)
-                change = functools.partial(step, vm_id=vm_id, source=chassis)
-                return await northbound.edit(f"end the move of VM {vm_id}, which {why}", change)
-            finally:
-                northbound.close()
+        _, chassis = await self._ovn.location()
+        change = functools.partial(step, vm_id=vm_id, source=chassis)
+        return await self._ovn.edit_once(ids, f"end the move of VM {vm_id}, which {why}", change)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 
 from vif_driver.config import Config
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import Host, certificates, ovn_controller
 from vif_driver.host.northbound import Northbound, remotes_from
+from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
 
 #: Seconds for each of the two databases when a VM is about to arrive: the source waits.  Fifty VMs
 #: that arrive at once share a processor, and who is given up is without network for longer.
@@ -27,6 +29,8 @@ class Ovn:
         self._config = config
         self._host = host
         self._controller: tuple[int, ...] | None = None
+        # A host with many VMs at a time is one client of the database, not many.
+        self._editing = asyncio.Lock()
 
     @property
     def has_northbound(self) -> bool:
@@ -71,6 +75,35 @@ class Ovn:
         northbound = Northbound(members, certificates.find(), ports)
         await northbound.open(PATIENCE)
         return northbound
+
+    async def edit_once(
+        self,
+        ports: Collection[str],
+        what: str,
+        change: Callable[[LogicalSwitchPort], Edit | None],
+    ) -> list[str]:
+        """Change ports in the northbound database by a connection that is made for it.
+
+        Args:
+            ports: the names of the ports whose rows are wanted.
+            what: what this is about, for messages.
+            change: says what changes of a port as it is now.
+
+        Returns:
+            The names of the ports that were changed.
+
+        Raises:
+            HostError: as of northbound().
+            Unavailable: the database does not answer.
+        """
+        async with self._editing:
+            remote, _ = await self.location()
+            northbound = await self.northbound(remote, sorted(ports))
+            try:
+                await northbound.wait_connected(PATIENCE)
+                return await northbound.edit(what, change)
+            finally:
+                northbound.close()
 
     async def controller_version(self) -> tuple[int, ...] | None:
         """Give the version of this host's ovn-controller; None if it cannot be told."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from vif_driver import attachments, switchover
+from vif_driver.agent.abandoned import Abandoned
 from vif_driver.agent.departures import Departures
 from vif_driver.agent.ovn import PATIENCE, Ovn
 from vif_driver.agent.told import Told
@@ -125,6 +126,7 @@ class Switchover:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ovn = Ovn(config, host)
         self._departures = Departures(domains, self._ovn)
+        self._abandoned = Abandoned(domains, self._ovn, self._is_moving)
         self.counts = Switchovers()
         self._unfollow = domains.follow(self._on_event)
 
@@ -144,10 +146,15 @@ class Switchover:
         if tasks:
             await asyncio.wait(tasks)
         await self._departures.close()
+        await self._abandoned.close()
         for arrival in self._arrivals.values():
             arrival.disconnect()
 
     # ---- what VDSM tells; see events.migration.Coordinator -----------------------------------
+
+    def started(self, start: Start) -> None:
+        """VDSM has started a VM."""
+        self._abandoned.started(start)
 
     async def arriving(self, subject: VnicIdentity, attachment: Attachment) -> str:
         """Get ready for a vNIC whose VM is about to arrive."""
@@ -199,6 +206,9 @@ class Switchover:
     def left(self, subject: VnicIdentity) -> None:
         """VDSM says that the VM is gone."""
         self._departures.left(subject)
+
+    def _is_moving(self, vm_id: str) -> bool:
+        return vm_id in self._arrivals or self._departures.includes(vm_id)
 
     # ---- a VM that arrives -------------------------------------------------------------------
 

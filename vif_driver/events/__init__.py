@@ -92,7 +92,7 @@ class Events:
         reports = HostEvents(reporter)
         self._handlers: dict[str, _Handler] = {
             "before_device_create": nic.create,
-            "after_vm_start": VmEvents(host, starts, readiness).started,
+            "after_vm_start": VmEvents(host, starts, readiness, coordinator).started,
             "before_nic_hotplug": nic.plug,
             "after_nic_hotplug": nic.plugged,
             "after_nic_hotplug_fail": nic.unplugged,

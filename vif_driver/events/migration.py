@@ -19,6 +19,7 @@ from vif_driver.errors import BadRequest, ConfigError, one_line
 from vif_driver.events.nic import NicEvents
 from vif_driver.events.turns import Turns
 from vif_driver.events.vacancy import Vacancy
+from vif_driver.events.vm import Starting
 from vif_driver.host import Host
 from vif_driver.host.starts import FORGOTTEN, Start, Starts
 from vif_driver.interface_xml import Interface, interface_if_any
@@ -29,7 +30,7 @@ from vif_driver.wire import Reply, Request
 log = logging.getLogger(__name__)
 
 
-class Coordinator(Protocol):
+class Coordinator(Starting, Protocol):
     """Who has the provider's network follow the VM; the agent does."""
 
     async def arriving(self, subject: VnicIdentity, attachment: Attachment) -> str:

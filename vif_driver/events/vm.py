@@ -37,6 +37,13 @@ class Readiness(Protocol):
         """Forget a vNIC that is gone, and the start of its VM if that has none left."""
 
 
+class Starting(Protocol):
+    """Who is to know of VMs that are started; the agent is."""
+
+    def started(self, start: Start) -> None:
+        """VDSM has started a VM: no earlier migration of it matters any more."""
+
+
 class VmEvents:
     """Answers VDSM's events about a VM.
 
@@ -44,12 +51,20 @@ class VmEvents:
         host: what this process may use.
         starts: the VMs that are being started.
         readiness: who waits; None without the agent.
+        starting: who else is to know of it; None without the agent.
     """
 
-    def __init__(self, host: Host, starts: Starts, readiness: Readiness | None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        starts: Starts,
+        readiness: Readiness | None,
+        starting: Starting | None,
+    ) -> None:
         self._host = host
         self._starts = starts
         self._readiness = readiness
+        self._starting = starting
 
     async def started(self, request: Request) -> Reply:
         """after_vm_start: the VM stands still, if it was us who asked for that."""
@@ -61,6 +76,8 @@ class VmEvents:
             return Reply()
         if self._readiness is None:
             return await self._resume_blindly(start)
+        if self._starting is not None:
+            self._starting.started(start)
         return Reply(message=await self._readiness.started(start))
 
     async def _resume_blindly(self, start: Start) -> Reply:
