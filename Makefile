@@ -84,7 +84,7 @@ bench: build/deps.stamp ## measure; prints a table and writes build/bench.json (
 	$(SYSTEM) -m tests.bench $(ONLY)
 
 install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
-	base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+	umask 022 && base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
 	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) setup.py -q egg_info --egg-base "$$base" \
 	    build --build-base "$$base" install \
 	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --install-lib "$(PURELIB)" \
@@ -105,6 +105,10 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	        "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf"
 	install -D -m 0644 packaging/modules-load.conf \
 	    "$(DESTDIR)$(PREFIX)/lib/modules-load.d/vif-driver.conf"
+	install -D -m 0644 firewalld/vif-driver-geneve.xml \
+	    "$(DESTDIR)$(PREFIX)/lib/firewalld/services/vif-driver-geneve.xml"
+	install -D -m 0644 firewalld/vif-driver-vxlan.xml \
+	    "$(DESTDIR)$(PREFIX)/lib/firewalld/services/vif-driver-vxlan.xml"
 	install -D -m 0644 packaging/man/vifctl.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vifctl.8"
 	install -D -m 0644 packaging/completion/vifctl \
 	    "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vifctl"
