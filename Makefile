@@ -13,8 +13,17 @@ PURELIB    ?= $(shell $(PYTHON) packaging/purelib.py $(PREFIX))
 # Where systemd looks for units.
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
 
+# Of the packages; the version stands in one place only.
+VERSION    := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' vif_driver/__init__.py)
+RELEASE    ?= 1
+# Where they go.
+RPMDIR     ?= build/rpm
+
 # What the hooks load, compiled: to do that each time would take them longer than all the rest.
 HOOK        = $(PREFIX)/libexec/vif-driver/vif_hook.py
+
+# Where packages are Debian's, rpm knows of none that it would find required for building.
+RPMBUILD   ?= $(if $(wildcard /etc/debian_version),--nodeps)
 
 # Interpreters that the unit tests run on besides the machine's own.
 PYTHON39   ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.9.*/bin/python3.9) $(shell command -v python3.9))
@@ -53,7 +62,7 @@ unit-tests = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/build/pycac
     $(1) -m pytest -p no:cacheprovider -q -n $(WORKERS) tests/unit
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check check-unit check-lab lint install bench clean
+.PHONY: help deps demo check check-unit check-lab lint install bench rpm clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -111,9 +120,23 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	$(call unit,packaging/systemd/vif-agent.service,$(UNITDIR)/vif-agent.service)
 	$(call unit,packaging/systemd/vif-agent.socket,$(UNITDIR)/vif-agent.socket)
 	$(call unit,packaging/systemd/vif-driver-boot.service,$(UNITDIR)/vif-driver-boot.service)
+	install -D -m 0644 packaging/systemd/85-vif-driver.preset \
+	    "$(DESTDIR)$(UNITDIR)-preset/85-vif-driver.preset"
 	$(call unit,packaging/systemd/ovsdb-server.conf,$(UNITDIR)/ovsdb-server.service.d/50-vif-driver.conf)
 	$(call unit,packaging/sysusers.d/vif-driver.conf,$(PREFIX)/lib/sysusers.d/vif-driver.conf)
 	$(call unit,packaging/tmpfiles.d/vif-driver.conf,$(PREFIX)/lib/tmpfiles.d/vif-driver.conf)
+
+rpm: ## build the RPMs, and the source RPM, in build/rpm (RELEASE=1)
+	rm -rf "$(RPMDIR)" && mkdir -p "$(RPMDIR)/tree/SOURCES" "$(RPMDIR)/tree/SPECS"
+	packaging/source.sh "vif-driver-$(VERSION)" "$(RPMDIR)/tree/SOURCES/vif-driver-$(VERSION).tar.gz"
+	sed -e 's/@VERSION@/$(VERSION)/' -e 's/@RELEASE@/$(RELEASE)/' packaging/vif-driver.spec.in \
+	    >"$(RPMDIR)/tree/SPECS/vif-driver.spec"
+	rpmbuild -ba --quiet $(RPMBUILD) \
+	    --define "_topdir $(abspath $(RPMDIR))/tree" \
+	    --define "_rpmdir $(abspath $(RPMDIR))" --define "_srcrpmdir $(abspath $(RPMDIR))" \
+	    --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \
+	    "$(RPMDIR)/tree/SPECS/vif-driver.spec"
+	rm -rf "$(RPMDIR)/tree"
 
 clean: ## remove what was built and installed below build/
 	rm -rf build
