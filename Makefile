@@ -119,6 +119,7 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	install -D -m 0644 firewalld/vif-driver-vxlan.xml \
 	    "$(DESTDIR)$(PREFIX)/lib/firewalld/services/vif-driver-vxlan.xml"
 	install -D -m 0644 packaging/man/vifctl.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vifctl.8"
+	install -D -m 0644 packaging/man/vif-agent.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vif-agent.8"
 	install -D -m 0644 packaging/completion/vifctl \
 	    "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vifctl"
 	$(call unit,packaging/systemd/vif-agent.service,$(UNITDIR)/vif-agent.service)
@@ -135,7 +136,7 @@ rpm: ## build the RPMs, and the source RPM, in build/rpm (RELEASE=1)
 	packaging/source.sh "vif-driver-$(VERSION)" "$(RPMDIR)/tree/SOURCES/vif-driver-$(VERSION).tar.gz"
 	sed -e 's/@VERSION@/$(VERSION)/' -e 's/@RELEASE@/$(RELEASE)/' packaging/vif-driver.spec.in \
 	    >"$(RPMDIR)/tree/SPECS/vif-driver.spec"
-	rpmbuild -ba --quiet $(RPMBUILD) \
+	env -u MAKEFLAGS -u MAKELEVEL rpmbuild -ba --quiet $(RPMBUILD) \
 	    --define "_topdir $(abspath $(RPMDIR))/tree" \
 	    --define "_rpmdir $(abspath $(RPMDIR))" --define "_srcrpmdir $(abspath $(RPMDIR))" \
 	    --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \
