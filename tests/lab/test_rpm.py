@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in the RPMs, without a host to install them on."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab.harness.command import CommandError, run_command
+from tests.lab.harness.machine import PROJECT
+from tests.lab.harness.packages import (
+    HOOKS,
+    NAMES,
+    OF_OPENSTACKNET,
+    OF_OVN_DRIVER,
+    Build,
+    build,
+    build_changed,
+    version_of,
+)
+from tests.lab.harness.product import install_into
+
+UNITS = Path("usr/lib/systemd/system")
+# importlib's: the source is compared, by its hash, each time.
+CHECKED_HASH = 3
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The packages of this checkout."""
+    return build(tmp_path_factory.mktemp("rpm"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their files, below a folder."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    for package in built.packages:
+        command = f"rpm2cpio {package} | cpio --extract --make-directories --quiet"
+        subprocess.run(["sh", "-c", command], cwd=folder, check=True)
+    return folder
+
+
+def ask(package: Path, *questions: str) -> list[str]:
+    """Ask rpm about a package; its answer's lines."""
+    command = ["rpm", "--query", "--package", *questions, str(package)]
+    return run_command("here", command).stdout.splitlines()
+
+
+def entries(package: Path, what: str) -> dict[str, str]:
+    """Tell something of each of a package's files, by its path."""
+    lines = ask(package, "--queryformat", f"[%{{{what}}} %{{FILENAMES}}\\n]")
+    return {path: told for told, _, path in (line.partition(" ") for line in lines)}
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_every_file_is_roots(built: Build) -> None:
+    for package in built.packages:
+        owners = {*entries(package, "FILEUSERNAME").values()}
+        groups = {*entries(package, "FILEGROUPNAME").values()}
+
+        assert (owners, groups) == ({"root"}, {"root"})
+
+
+def test_hooks_are_for_everybody_to_run_and_for_nobody_to_change(built: Build) -> None:
+    modes = entries(built.package("vif-driver"), "FILEMODES:perms")
+
+    hooks = {path: mode for path, mode in modes.items() if path.startswith(f"{HOOKS}/")}
+    assert len(hooks) == 16
+    assert set(hooks.values()) == {"-r-xr-xr-x"}
+
+
+def test_no_folder_but_of_the_products_own_belongs_to_a_package(built: Build) -> None:
+    own = re.compile(r"vif[-_](driver|agent)|/ovsdb-server\.service\.d$")
+    for package in built.packages:
+        modes = entries(package, "FILEMODES:perms")
+
+        folders = [path for path, mode in modes.items() if mode.startswith("d")]
+        assert [path for path in folders if not own.search(path)] == []
+        assert [path for path in folders if path.startswith("/usr/libexec/vdsm")] == []
+
+
+def test_nothing_is_in_two_packages_nor_in_those_that_are_replaced(built: Build) -> None:
+    lists = [ask(package, "--list") for package in built.packages]
+
+    found = [path for paths in lists for path in paths]
+    assert len(found) == len(set(found))
+    assert not set(found) & (OF_OPENSTACKNET.keys() | OF_OVN_DRIVER.keys())
+
+
+def test_there_is_what_make_install_installs(built: Build, unpacked: Path, tmp_path: Path) -> None:
+    install_into(tmp_path)
+
+    def files(root: Path) -> set[str]:
+        found = [path for path in root.rglob("*") if not path.is_dir()]
+        return {str(path.relative_to(root)).removesuffix(".gz") for path in found}
+
+    more = files(unpacked) - files(tmp_path)
+    assert files(tmp_path) - files(unpacked) == set()
+    assert {path for path in more if not re.search(r"/licenses/|/doc/|/selinux/", path)} == set()
+
+
+def test_the_configuration_is_kept_as_it_was_edited(built: Build) -> None:
+    flags = entries(built.package("vif-driver"), "FILEFLAGS:fflags")
+
+    assert {path: told for path, told in flags.items() if "c" in told} == {
+        "/etc/vif-driver/vif-driver.conf": "cn"
+    }
+
+
+def test_what_the_hooks_load_is_compiled_and_needs_no_clock(unpacked: Path) -> None:
+    (compiled,) = (unpacked / "usr/libexec/vif-driver/__pycache__").glob("vif_hook.*.pyc")
+
+    assert int.from_bytes(compiled.read_bytes()[4:8], "little") == CHECKED_HASH
+
+
+def test_every_module_is_compiled(unpacked: Path) -> None:
+    sources = {path for path in unpacked.rglob("*.py") if "/doc/" not in str(path)}
+    compiled = set(unpacked.rglob("*.pyc"))
+
+    assert {path.parent.parent / f"{path.name.split('.')[0]}.py" for path in compiled} == sources
+
+
+def test_nothing_says_where_it_was_built(built: Build, unpacked: Path) -> None:
+    inside = [path for path in unpacked.rglob("*") if path.is_file()]
+
+    assert [path for path in inside if os.fsencode(built.folder) in path.read_bytes()] == []
+    assert [path for path in inside if b"BUILDROOT" in path.read_bytes()] == []
+
+
+def test_there_is_no_rule_for_sudo(unpacked: Path) -> None:
+    assert not (unpacked / "etc" / "sudoers.d").exists()
+
+
+def test_every_program_has_a_manual_page(unpacked: Path) -> None:
+    programs = [*(unpacked / "usr/bin").iterdir(), *(unpacked / "usr/sbin").iterdir()]
+
+    pages = {path.name for path in (unpacked / "usr/share/man/man8").iterdir()}
+    assert {f"{path.name}.8.gz" for path in programs} == pages
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o755 for path in programs)
+
+
+def test_the_preset_enables_every_unit_that_can_be_enabled(unpacked: Path) -> None:
+    units = [path for path in (unpacked / UNITS).iterdir() if path.is_file()]
+    text = (unpacked / "usr/lib/systemd/system-preset/85-vif-driver.preset").read_text()
+
+    enabled = set(re.findall(r"^enable (\S+)$", text, re.M))
+    assert enabled == {path.name for path in units if "[Install]" in path.read_text()}
+
+
+# ---- what it says of itself ----------------------------------------------------------------------
+
+
+def test_it_takes_the_place_of_both_packages_that_hosts_have(built: Build) -> None:
+    package = built.package("vif-driver")
+
+    assert set(ask(package, "--obsoletes")) == {
+        "ovirt-provider-ovn-driver < 2",
+        "vdsm-hook-openstacknet < 5",
+    }
+    assert {"ovirt-provider-ovn-driver = 2", "vdsm-hook-openstacknet = 5"} <= set(
+        ask(package, "--provides")
+    )
+
+
+def test_it_requires_what_hosts_have_by_the_names_that_el_gives_it(built: Build) -> None:
+    required = set(ask(built.package("vif-driver"), "--requires"))
+
+    assert {name for name in required if not name.startswith("rpmlib(")} == {
+        f"(vif-driver-selinux = {built.version}-1 if selinux-policy-targeted)",
+        "(python3-openvswitch or python3dist(ovs))",
+        "/bin/sh",
+        "/usr/bin/python3",
+        "acl",
+        f"config(vif-driver) = {built.version}-1",
+        "firewalld-filesystem",
+        "openvswitch >= 2.15",
+        "openvswitch-ovn-common",
+        "openvswitch-ovn-host",
+        "python3-libvirt",
+        "python3-lxml",
+        "python3-pyroute2",
+        "python3-systemd",
+        "systemd",
+        "vdsm",
+        "vdsm >= 4.50",
+    }
+    assert ask(built.package("vif-driver"), "--recommends") == ["python3-prometheus_client"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_package_has_licence_and_changelog(built: Build, name: str) -> None:
+    package = built.package(name)
+
+    (tag,) = ask(package, "--queryformat", "%{LICENSE}\\n")
+    assert tag == "GPL-2.0-or-later"
+    assert [path for path in ask(package, "--licensefiles") if path.endswith("/LICENSE")]
+    assert ask(package, "--changelog")[0].endswith(f" - {built.version}-1")
+
+
+def test_rpmlint_has_nothing_to_say(built: Build) -> None:
+    configuration = str(PROJECT / "packaging" / "rpmlint.toml")
+    packages = [str(path) for path in (*built.packages, built.source)]
+
+    told = run_command("here", ["rpmlint", "-c", configuration, *packages], check=False)
+
+    assert " 0 errors, 0 warnings" in told.stdout, told.stdout
+    assert told.returncode == 0
+
+
+# ---- how it is built -----------------------------------------------------------------------------
+
+
+def test_the_source_package_builds_the_same(built: Build, tmp_path: Path) -> None:
+    options = ["--nodeps", "--quiet", "--define", f"_topdir {tmp_path}"]
+    options += ["--define", "_build_name_fmt %%{NAME}.rpm"]
+
+    run_command("here", ["rpmbuild", "--rebuild", *options, str(built.source)], timeout=180)
+
+    for name, package in zip(NAMES, built.packages):
+        assert ask(tmp_path / "RPMS" / f"{name}.rpm", "--list") == ask(package, "--list")
+
+
+def test_a_file_that_is_installed_and_in_no_package_fails_the_build(tmp_path: Path) -> None:
+    line = "\tinstall -D -m 0644 packaging/modules-load.conf"
+    more = f'{line} "$(DESTDIR)$(PREFIX)/share/stray"\n{line}'
+
+    with pytest.raises(CommandError, match=r"unpackaged[^/]*/usr/share/stray"):
+        build_changed(tmp_path, {"Makefile": (line, more)})
+
+
+def test_the_version_stands_in_one_place() -> None:
+    version = version_of(PROJECT)
+    spec = (PROJECT / "packaging" / "vif-driver.spec.in").read_text()
+
+    before_changelog = spec.partition("%changelog")[0]
+    assert version not in before_changelog
