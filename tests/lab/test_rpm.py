@@ -48,7 +48,8 @@ def unpacked(built: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(package: Path, *questions: str) -> list[str]:
     """Ask rpm about a package; its answer's lines."""
-    command = ["rpm", "--query", "--package", *questions, str(package)]
+    database = f"--dbpath={package.parent}/database"  # not root's own, which rpm would make
+    command = ["rpm", database, "--query", "--package", *questions, str(package)]
     return run_command("here", command).stdout.splitlines()
 
 
