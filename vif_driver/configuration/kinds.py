@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from vif_driver.configuration.change import Change
 from vif_driver.configuration.files import FileContent
+from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
 from vif_driver.configuration.services import Restart, ServiceState
 
 #: By their names in the note on the disk, which an older or a newer version may have written.
@@ -16,5 +17,6 @@ KINDS: Mapping[str, type[Change]] = {
         FileContent,
         ServiceState,
         Restart,
+        OpenVSwitchSettings,
     )
 }
