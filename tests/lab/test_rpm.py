@@ -222,13 +222,74 @@ def test_rpmlint_has_nothing_to_say(built: Build, tmp_path: Path) -> None:
 
 
 def test_the_source_package_builds_the_same(built: Build, tmp_path: Path) -> None:
-    options = ["--nodeps", "--quiet", "--define", f"_topdir {tmp_path}"]
-    options += ["--define", "_build_name_fmt %%{NAME}.rpm"]
+    defines = [f"_topdir {tmp_path}", f"_dbpath {tmp_path}", "_build_name_fmt %%{NAME}.rpm"]
+    options = ["--nodeps", "--quiet", *(word for each in defines for word in ("--define", each))]
 
     run_command("here", ["rpmbuild", "--rebuild", *options, str(built.source)], timeout=180)
 
     for name, package in zip(NAMES, built.packages):
         assert ask(tmp_path / "RPMS" / f"{name}.rpm", "--list") == ask(package, "--list")
+
+
+# What EL9's packages of systemd, Python and SELinux define, so far as the spec uses it.
+EL9 = r"""
+%dist .el9
+%__python3 /usr/bin/python3
+%python3_pkgversion 3
+%python3_sitelib /usr/lib/python3.9/site-packages
+%_unitdir /usr/lib/systemd/system
+%_presetdir /usr/lib/systemd/system-preset
+%_sysusersdir /usr/lib/sysusers.d
+%_tmpfilesdir /usr/lib/tmpfiles.d
+%_modulesloaddir /usr/lib/modules-load.d
+%systemd_post() el9: post %{*}
+%systemd_preun() el9: preun %{*}
+%systemd_postun() el9: postun %{*}
+%systemd_postun_with_restart() el9: restart %{*}
+%selinux_requires Requires: selinux-policy >= 38.1.11
+%selinux_relabel_pre(s:) el9: relabel_pre %{-s*}
+%selinux_relabel_post(s:) el9: relabel_post %{-s*}
+%selinux_modules_install(s:) el9: install %{-s*} %{*}
+%selinux_modules_uninstall(s:) el9: uninstall %{-s*} %{*}
+"""
+
+
+@pytest.fixture(scope="module")
+def of_el9(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The packages of this checkout, as the spec is read on EL9."""
+    folder = tmp_path_factory.mktemp("el9")
+    macros = folder / "macros"
+    macros.write_text(EL9)
+    return build(folder / "rpm", PROJECT, f"RPMBUILD=--nodeps --load={macros}")
+
+
+def test_on_el9_systemd_and_selinux_are_asked_by_its_own_macros(of_el9: Build) -> None:
+    package, policy = of_el9.package("vif-driver"), of_el9.package("vif-driver-selinux")
+    module = "/usr/share/selinux/packages/targeted/vif_agent.pp.bz2"
+
+    told = [line for line in ask(package, "--scripts") if "el9:" in line]
+    assert told == [
+        "el9: post vif-agent.socket vif-agent.service vif-driver-boot.service",
+        "el9: preun vif-agent.socket vif-agent.service vif-driver-boot.service",
+        "el9: restart vif-agent.service",
+        "el9: postun vif-agent.socket vif-driver-boot.service",
+    ]
+    assert [line for line in ask(policy, "--scripts") if "el9:" in line] == [
+        "el9: relabel_pre targeted",
+        f"el9: install targeted {module}",
+        "el9: uninstall targeted vif_agent",
+        "el9: relabel_post targeted",
+    ]
+    assert "selinux-policy >= 38.1.11" in ask(policy, "--requires")
+    assert ask(package, "--queryformat", "%{RELEASE}\n") == ["1.el9"]
+
+
+def test_on_el9_modules_are_where_its_python_looks(of_el9: Build) -> None:
+    paths = ask(of_el9.package("vif-driver"), "--list")
+
+    modules = {path.rpartition("/vif_driver/")[0] for path in paths if "/vif_driver/" in path}
+    assert modules == {"/usr/lib/python3.9/site-packages"}
+    assert not [path for path in paths if "dist-packages" in path]
 
 
 def test_a_file_that_is_installed_and_in_no_package_fails_the_build(tmp_path: Path) -> None:

@@ -124,18 +124,19 @@ class Build:
         return found
 
 
-def build(folder: Path, tree: Path = PROJECT) -> Build:
+def build(folder: Path, tree: Path = PROJECT, *settings: str) -> Build:
     """Run ``make rpm``.
 
     Args:
         folder: where the packages go; what is in it is removed.
         tree: the sources.
+        settings: more of make's, like ``RELEASE=2``.
 
     Raises:
         CommandError: they can't be built.
     """
     make = ["make", "--no-print-directory", "-C", str(tree), "rpm", f"RPMDIR={folder}"]
-    run_command("here", make, timeout=180)
+    run_command("here", [*make, *settings], timeout=180)
     return Build(folder, version_of(tree))
 
 
