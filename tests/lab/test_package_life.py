@@ -63,7 +63,7 @@ NEW_KEY = "# Everything here is the default, as ever;"
 # What an administrator has set: a VM waits for longer than anything here takes.
 EDITED = "[start]\ndeadline = 300\n"
 # Seconds without an answer that a VM which moves may have; test_migration.py measures it closer.
-PLUG = 2.0
+PLUG = 3.0
 
 
 @dataclass(frozen=True)
