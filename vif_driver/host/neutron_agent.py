@@ -68,7 +68,7 @@ def firewall_driver(folder: Path = FOLDER) -> str | None:
         try:
             parser = _parse(path)
         except _UNREADABLE as error:
-            log.warning("%s cannot be read: %s", path, error)
+            log.warning("%s cannot be read: %s", path, _why(error))
             return None
         driver = parser.get("securitygroup", "firewall_driver", fallback=None) or driver
     return driver.strip() if driver else None
@@ -112,6 +112,18 @@ def files(patterns: Iterable[str], folder: Path = FOLDER) -> list[Path]:
 _NO = ("0", "false", "no", "off")
 
 _UNREADABLE = (OSError, UnicodeDecodeError, configparser.Error)
+
+
+def _why(error: Exception) -> str:
+    """Say why a file cannot be read, without a word of it: it may be a password's line."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {error.lineno} stands before the first [section]"
+    if isinstance(error, configparser.ParsingError):
+        numbers = ", ".join(str(number) for number, _ in error.errors)
+        return f"not understood: line {numbers}"
+    if isinstance(error, configparser.Error):
+        return type(error).__name__
+    return str(error)
 
 
 class _Settings:
