@@ -22,6 +22,9 @@ RPMDIR     ?= build/rpm
 # What the hooks load, compiled: to do that each time would take them longer than all the rest.
 HOOK        = $(PREFIX)/libexec/vif-driver/vif_hook.py
 
+# What vdsm-tool loads; root would compile it, and whoever removes it would not know of that.
+TOOL        = $(PURELIB)/vdsm/tool/ovn_config.py
+
 # Where packages are Debian's, rpm knows of none that it would find required for building.
 RPMBUILD   ?= $(if $(wildcard /etc/debian_version),--nodeps)
 
@@ -118,6 +121,10 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	    "$(DESTDIR)$(PREFIX)/lib/firewalld/services/vif-driver-geneve.xml"
 	install -D -m 0644 firewalld/vif-driver-vxlan.xml \
 	    "$(DESTDIR)$(PREFIX)/lib/firewalld/services/vif-driver-vxlan.xml"
+	install -D -m 0644 packaging/vdsm-tool/ovn_config.py \
+	    "$(DESTDIR)$(TOOL)"
+	$(PYTHON) -I -c "import py_compile as p; p.compile('$(DESTDIR)$(TOOL)', dfile='$(TOOL)', \
+	    doraise=True)"
 	install -D -m 0644 packaging/man/vifctl.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vifctl.8"
 	install -D -m 0644 packaging/man/vif-agent.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vif-agent.8"
 	install -D -m 0644 packaging/completion/vifctl \

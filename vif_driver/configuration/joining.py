@@ -92,6 +92,9 @@ def join(
     renamed = name != _chassis_name(None, now)
     if renamed and "ovn-remote" in now.external_ids and not force:
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
+    if renamed or "ovn-remote" not in now.external_ids:
+        hostname = now.external_ids.get("hostname")
+        asyncio.run(registration.refuse_taken(wanted, name, hostname))
     if wanted.fqdn is not None:
         content = f"{wanted.fqdn}\n".encode()
         changes.make(FileContent(SYSTEM_ID, content, f"{SYSTEM_ID} has {wanted.fqdn}"))

@@ -18,6 +18,30 @@ _PAUSE = 0.3
 _LOG = "see ovn-controller.log"
 
 
+async def refuse_taken(wanted: Wanted, name: str, hostname: str | None) -> None:
+    """See that no other host has a name already; two that share one take it from each other.
+
+    Args:
+        wanted: what the host is like.
+        name: its chassis' name.
+        hostname: what this host says it is called; None if it doesn't.
+
+    Raises:
+        HostError: one has.
+    """
+    try:
+        known = await Southbound(wanted.remote, wanted.credentials).chassis()
+    except VifError:
+        return  # whether it answers at all is waited for later
+    for other in known:
+        if other.name == name and hostname is not None and other.hostname != hostname:
+            raise HostError(
+                f"OVN has another host called {name} already ({other.hostname})",
+                "give this host's own name; if the other one is gone: "
+                f"ovn-sbctl chassis-del {name}, where OVN's databases are",
+            )
+
+
 async def wait(wanted: Wanted, tunnel: Ip, name: str, timeout: float) -> None:
     """Wait until ovn-controller has connected and registered this host.
 

@@ -57,10 +57,10 @@ def _network(name: str, folders: Sequence[Path]) -> Network:
         if name in networks:
             return networks[name]
         known.update(networks)
-    there = f"it has {', '.join(sorted(known))}" if known else "it has none yet"
+    there = f"one of them ({', '.join(sorted(known))})" if known else "a network once VDSM has one"
     raise HostError(
         f"{one_line(name, 40)!r} is neither an IP address nor a network that VDSM has on this host",
-        f"{there}; give one of them, or an address of this host",
+        f"give {there}, or an address of this host",
     )
 
 

@@ -61,6 +61,10 @@ FOLDERS_OF_HOST = (
     "/usr/share/selinux/devel/include/distributed",
     "/usr/share/selinux/packages/targeted",
 )
+#: Where vdsm-tool looks for its commands.
+TOOLS = "/usr/lib/python3/dist-packages/vdsm/tool"
+#: What ovirt-provider-ovn-driver has there, and the product as well.
+TOOL = f"{TOOLS}/ovn_config.py"
 SUDOERS = (
     "/etc/sudoers.d/50_vdsm_hook_openstacknet",
     "/etc/sudoers.d/50_vdsm_hook_ovirt_provider_ovn_hook",
@@ -91,6 +95,7 @@ OF_OVN_DRIVER = {
     "/usr/libexec/vdsm/vhostuser_permissions_setter": 0o555,
     "/usr/libexec/ovirt-provider-ovn/setup_ovn_controller.sh": 0o544,
     "/usr/libexec/ovirt-provider-ovn/unconfigure_ovn_controller.sh": 0o544,
+    TOOL: 0o644,
     SUDOERS[1]: 0o440,
 }
 
