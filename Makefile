@@ -115,6 +115,7 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	test -e "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf" || \
 	    install -D -m 0644 packaging/vif-driver.conf \
 	        "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf"
+	install -d -m 0700 "$(DESTDIR)/var/lib/vif-driver"
 	install -D -m 0644 packaging/modules-load.conf \
 	    "$(DESTDIR)$(PREFIX)/lib/modules-load.d/vif-driver.conf"
 	install -D -m 0644 firewalld/vif-driver-geneve.xml \

@@ -30,6 +30,8 @@ from tests.lab.harness.packages import (
     OF_HOST,
     OF_OPENSTACKNET,
     OF_OVN_DRIVER,
+    OPENSTACKNET,
+    OVN_DRIVER,
     TOOL,
     TOOLS,
     Build,
@@ -57,7 +59,7 @@ from tests.lab.migrations import (  # noqa: F401
     wait_well,
 )
 
-OLD = ("ovirt-provider-ovn-driver", "vdsm-hook-openstacknet")
+OLD = (OVN_DRIVER, OPENSTACKNET)
 UNITS = (SERVICE, SOCKET_UNIT, BOOT_PASS)
 NEWER = "9.9.9"
 # What is new in the newer package's configuration.
@@ -99,8 +101,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
         build(folder / "now"),
         build_changed(folder, changes),
         [
-            stand_in(folder, OLD[0], "1.2.36", files=OF_OVN_DRIVER),
-            stand_in(folder, OLD[1], "4.50.5.1", files=OF_OPENSTACKNET),
+            stand_in(folder, OVN_DRIVER, "1.2.36", files=OF_OVN_DRIVER),
+            stand_in(folder, OPENSTACKNET, "4.50.5.1", files=OF_OPENSTACKNET),
         ],
         [
             stand_in(folder, "vdsm", "4.50.5.1", folders=folders),

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,16 @@ from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.packages import (
     HOOKS,
     NAMES,
+    OF_HOST,
     OF_OPENSTACKNET,
     OF_OVN_DRIVER,
+    OPENSTACKNET,
+    OVN_DRIVER,
     TOOL,
     Build,
     build,
     build_changed,
+    stand_in,
     version_of,
 )
 from tests.lab.harness.product import install_into
@@ -195,7 +201,10 @@ def test_it_requires_what_hosts_have_by_the_names_that_el_gives_it(built: Build)
         "vdsm",
         "vdsm >= 4.50",
     }
-    assert ask(built.package("vif-driver"), "--recommends") == ["python3-prometheus_client"]
+    assert set(ask(built.package("vif-driver"), "--recommends")) == {
+        "openvswitch-ipsec",
+        "python3-prometheus_client",
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -218,6 +227,90 @@ def test_rpmlint_has_nothing_to_say(built: Build, tmp_path: Path) -> None:
 
     assert " 0 errors, 0 warnings" in told.stdout, told.stdout
     assert told.returncode == 0
+
+
+# ---- what dnf makes of it ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Packages as dnf sees them, and a root that it installs them below.
+
+    Attributes:
+        folder: the packages'.
+        root: where they are installed.
+    """
+
+    folder: Path
+    root: Path
+
+    def dnf(self, *arguments: str) -> None:
+        """Run dnf, with nothing of this computer's."""
+        settings = {
+            "reposdir": "/dev/null",
+            "cachedir": f"{self.root}/cache",
+            "logdir": f"{self.root}/log",
+            # The scriptlets' programs are not below that root.
+            "tsflags": "noscripts",
+        }
+        options = [f"--installroot={self.root}", "--releasever=9", "--nogpgcheck", "--assumeyes"]
+        options += [f"--setopt={key}={value}" for key, value in settings.items()]
+        options += [f"--repofrompath=lab,{self.folder}", *arguments]
+        run_command("here", ["env", f"HOME={self.root}", "dnf", *options])
+
+    def installed(self) -> set[str]:
+        """The names of what is installed."""
+        query = [
+            "env",
+            f"HOME={self.root}",
+            "rpm",
+            f"--root={self.root}",
+            "-qa",
+            "--queryformat",
+            "%{NAME}\\n",
+        ]
+        return set(run_command("here", query).stdout.split())
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what oVirt's and EL's repositories have."""
+    folder = tmp_path_factory.mktemp("others")
+    stand_in(folder, OVN_DRIVER, "1.2.36", files=OF_OVN_DRIVER)
+    stand_in(folder, OPENSTACKNET, "4.50.5.1", files=OF_OPENSTACKNET)
+    stand_in(folder, "vdsm", "4.50.5.1", folders=[HOOKS])
+    stand_in(folder, "el", "9", provides=OF_HOST)
+    return folder
+
+
+@pytest.fixture
+def repository(built: Build, others: Path, tmp_path: Path) -> Repository:
+    """All that, and our packages, in one repository."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    for package in (*others.glob("*.rpm"), *built.packages):
+        shutil.copy(package, folder)
+    run_command("here", ["createrepo_c", "--quiet", str(folder)])
+    root = tmp_path / "root"
+    (root / "log").mkdir(parents=True)
+    return Repository(folder, root)
+
+
+def test_host_deploy_gets_ours_though_the_other_is_there_as_well(repository: Repository) -> None:
+    repository.dnf("install", OVN_DRIVER)
+
+    assert repository.installed() == {"el", "vdsm", "vif-driver", "vif-driver-selinux"}
+
+
+def test_an_upgrade_of_a_host_exchanges_both_for_ours(repository: Repository) -> None:
+    # As long as ours is not known.
+    repository.dnf("install", "--exclude=vif-driver*", OVN_DRIVER, OPENSTACKNET, "vdsm", "el")
+    before = repository.installed()
+
+    repository.dnf("upgrade")
+
+    assert before == {"el", "vdsm", OVN_DRIVER, OPENSTACKNET}
+    assert repository.installed() == {"el", "vdsm", "vif-driver", "vif-driver-selinux"}
 
 
 # ---- how it is built -----------------------------------------------------------------------------

@@ -15,6 +15,9 @@ from .hypervisor import Hypervisor
 from .machine import PROJECT
 
 HOOKS = "/usr/libexec/vdsm/hooks"
+#: Those that the product takes the place of.
+OVN_DRIVER, OPENSTACKNET = "ovirt-provider-ovn-driver", "vdsm-hook-openstacknet"
+#: The product's.
 NAMES = ("vif-driver", "vif-driver-doc", "vif-driver-selinux")
 
 # The folders of vdsm.spec that hooks of the packages here go to.
