@@ -18,6 +18,7 @@ VERSION    := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' vif_driver/__ini
 RELEASE    ?= 1
 # Where they go.
 RPMDIR     ?= build/rpm
+DEBDIR     ?= build/deb
 
 # What the hooks load, compiled: to do that each time would take them longer than all the rest.
 HOOK        = $(PREFIX)/libexec/vif-driver/vif_hook.py
@@ -65,7 +66,7 @@ unit-tests = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/build/pycac
     $(1) -m pytest -p no:cacheprovider -q -n $(WORKERS) tests/unit
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo check check-unit check-lab lint install bench rpm clean
+.PHONY: help deps demo check check-unit check-lab lint install bench rpm deb clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -150,6 +151,23 @@ rpm: ## build the RPMs, and the source RPM, in build/rpm (RELEASE=1)
 	    --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \
 	    "$(RPMDIR)/tree/SPECS/vif-driver.spec"
 	rm -rf "$(RPMDIR)/tree"
+
+deb: ## build the Debian package in build/deb (RELEASE=1)
+	rm -rf "$(DEBDIR)" && mkdir -p "$(DEBDIR)/tree/DEBIAN"
+	env -u MAKEFLAGS -u MAKELEVEL $(MAKE) --no-print-directory install PYTHON="$(PYTHON)" \
+	    DESTDIR="$(abspath $(DEBDIR))/tree"
+	@# Modules are compiled where they are installed, by Debian's py3compile.
+	find "$(DEBDIR)/tree$(PURELIB)" -name __pycache__ -prune -exec rm -r {} +
+	gzip -n9 "$(DEBDIR)/tree/usr/share/man/man8"/*
+	install -D -m 0644 LICENSE "$(DEBDIR)/tree/usr/share/doc/vif-driver/copyright"
+	install -m 0644 README.md docs/*.md "$(DEBDIR)/tree/usr/share/doc/vif-driver"
+	sed -e 's/@VERSION@/$(VERSION)/' -e 's/@RELEASE@/$(RELEASE)/' packaging/debian/control.in \
+	    >"$(DEBDIR)/tree/DEBIAN/control"
+	install -m 0644 packaging/debian/conffiles "$(DEBDIR)/tree/DEBIAN"
+	install -m 0755 packaging/debian/postinst packaging/debian/prerm packaging/debian/postrm \
+	    "$(DEBDIR)/tree/DEBIAN"
+	dpkg-deb --root-owner-group --build "$(DEBDIR)/tree" "$(DEBDIR)"
+	rm -rf "$(DEBDIR)/tree"
 
 clean: ## remove what was built and installed below build/
 	rm -rf build
