@@ -97,7 +97,7 @@ bench: build/deps.stamp ## measure; prints a table and writes build/bench.json (
 	$(SYSTEM) -m tests.bench $(ONLY)
 
 install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
-	base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
+	umask 022 && base=$$(mktemp -d) && trap 'rm -rf "$$base"' EXIT && \
 	env -u PYTHONDONTWRITEBYTECODE $(PYTHON) setup.py -q egg_info --egg-base "$$base" \
 	    build --build-base "$$base" install \
 	    --root "$(or $(DESTDIR),/)" --prefix "$(PREFIX)" --install-lib "$(PURELIB)" \
