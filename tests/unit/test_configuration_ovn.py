@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,17 @@ def test_another_chassis_that_has_its_address_is_named() -> None:
 
     assert "192.0.2.11 is the tunnels' end of chassis 5ba1f0a2 (hv1) already" in told
     assert "ovn-sbctl chassis-del 5ba1f0a2" in told
+
+
+# ---- who has it ----------------------------------------------------------------------------------
+
+
+def test_the_agent_and_what_hooks_run_have_nothing_of_it() -> None:
+    program = (
+        "import sys, vif_driver.agent.main, vif_driver.standalone; "
+        "print([name for name in sys.modules if name.startswith('vif_driver.configuration')])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout == "[]\n"

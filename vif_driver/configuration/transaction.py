@@ -149,7 +149,8 @@ def begin(
                 what = f"{error.what}; besides: {'; '.join(told)}"
                 raise HostError(what, error.remedy) from error
             raise
-        transaction.close()
+        with _undisturbed():
+            transaction.close()
 
 
 def _take_back(noted: list[Noted]) -> tuple[list[str], list[Noted]]:
