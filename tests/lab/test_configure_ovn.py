@@ -64,6 +64,8 @@ class State:
         columns = "external_ids,other_config,ssl"
         tables = (["--columns=" + columns, "list", "Open_vSwitch"], ["list", "SSL"])
         settings = "".join(host.vsctl(*table) for table in tables)
+        # ovn-controller's own, in the order of their names.
+        settings = re.sub(r'(ovn-chassis-idx-[^=]*="[^"]*"|vlan-limit="0"),? ?', "", settings)
         shown = ["systemctl", "show", "--value", "-p", "MainPID"]
         services = {name: host.output([*shown, name]) for name in (*SWITCH, CONTROLLER)}
         links = host.path("/etc/systemd/system/multi-user.target.wants")
@@ -103,6 +105,13 @@ def hv1(lab: Lab) -> SystemdHypervisor:
     host = lab.hosts[0]
     assert isinstance(host, SystemdHypervisor)
     return host
+
+
+@pytest.fixture
+def untouched(hv1: SystemdHypervisor) -> Iterator[SystemdHypervisor]:
+    """The host as it was before anybody configured it, for tests in which it stays so."""
+    yield hv1
+    hv1.run(["rm", "-rf", str(FOLDER), "/var/lib/vdsm/staging"])
 
 
 @pytest.fixture
@@ -209,11 +218,13 @@ def test_vdsm_tool_does_the_same(lab: Lab, host: SystemdHypervisor, authority: A
     central = f"{CENTRAL_ADDRESS}:{TLS_PORT}"
 
     configured = vdsm_tool(host, "ovn-config", central, TUNNEL, NAME)
+    known = chassis(lab, NAME)
+    unconfigured = vdsm_tool(host, "ovn-unconfigure")
 
     assert configured.returncode == 0, configured.stderr
-    assert chassis(lab, NAME) == {("geneve", TUNNEL)}
     assert "this host has no openvswitch-ipsec" in configured.stderr
-    assert vdsm_tool(host, "ovn-unconfigure").returncode == 0
+    assert known == {("geneve", TUNNEL)}
+    assert unconfigured.returncode == 0, unconfigured.stderr
     assert not chassis(lab, NAME)
 
 
@@ -303,20 +314,62 @@ def expired(authority: Authority, folder: Path) -> Credentials:
     ],
 )
 def test_bad_certificates_change_nothing(
-    host: SystemdHypervisor,
+    untouched: SystemdHypervisor,
     authority: Authority,
     tmp_path: Path,
     make: Callable[[Authority, Path], Credentials],
     told: str,
 ) -> None:
-    give(host, make(authority, tmp_path))
-    before = State.of(host)
+    give(untouched, make(authority, tmp_path))
+    before = State.of(untouched)
 
-    answer = vifctl(host, f"{CENTRAL_ADDRESS}:{TLS_PORT}", TUNNEL, NAME, "--timeout", "1")
+    answer = vifctl(untouched, f"{CENTRAL_ADDRESS}:{TLS_PORT}", TUNNEL, NAME, "--timeout", "1")
 
     assert answer.status == 1
     assert re.fullmatch(rf"vifctl: .*{told}.*\n", answer.err)
-    assert State.of(host) == before
+    assert State.of(untouched) == before
+
+
+# ---- IPsec ---------------------------------------------------------------------------------------
+
+#: Stands for ovs-monitor-ipsec's, which would have strongSwan make the kernel's tunnels.
+IPSEC = """\
+[Service]
+ExecStart=/bin/sleep infinity
+[Install]
+WantedBy=multi-user.target
+"""
+IPSEC_UNIT = "/etc/systemd/system/openvswitch-ipsec.service"
+
+
+@pytest.fixture
+def ipsec(host: SystemdHypervisor) -> Iterator[Unit]:
+    """The service that encrypts tunnels is installed."""
+    host.write(IPSEC_UNIT, IPSEC)
+    host.run(["systemctl", "daemon-reload"])
+    unit = Unit(host, "openvswitch-ipsec.service")
+    yield unit
+    host.run(["systemctl", "disable", "--now", unit.name])
+    host.path(IPSEC_UNIT).unlink()
+    host.run(["systemctl", "daemon-reload"])
+
+
+def test_tunnels_can_be_encrypted(
+    host: SystemdHypervisor, ipsec: Unit, authority: Authority
+) -> None:
+    files = give(host, authority.sign("hv1"))
+    central = f"{CENTRAL_ADDRESS}:{TLS_PORT}"
+
+    joined = vifctl(host, central, TUNNEL, NAME, "--ipsec")
+    certificate = host.vsctl("get", "Open_vSwitch", ".", "other_config:certificate")
+    runs = ipsec.running
+    left = vifctl(host, "--undo")
+
+    assert (joined.status, joined.err, left.status) == (0, "", 0)
+    assert certificate.strip() == f'"{files.certificate}"'
+    assert runs
+    assert not ipsec.running
+    assert "certificate" not in host.vsctl("get", "Open_vSwitch", ".", "other_config")
 
 
 # ---- bad input -----------------------------------------------------------------------------------
@@ -330,25 +383,24 @@ def test_bad_certificates_change_nothing(
         ((CENTRAL_ADDRESS, "storage"), "'storage' is neither an IP address nor a network"),
         ((CENTRAL_ADDRESS, "tunnels"), "VDSM's network tunnels has no address on eth9"),
         ((CENTRAL_ADDRESS, TUNNEL, "hv2"), r"OVN has another host called hv2 already \(hv2\)"),
-        ((NOWHERE, TUNNEL, NAME), f"does not answer on tcp:{NOWHERE}:6642"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(
-    host: SystemdHypervisor, arguments: tuple[str, ...], told: str
+    untouched: SystemdHypervisor, arguments: tuple[str, ...], told: str
 ) -> None:
-    has_network(host, "tunnels", nic="eth9", bridged=False)
-    before = State.of(host)
+    has_network(untouched, "tunnels", nic="eth9", bridged=False)
+    before = State.of(untouched)
 
-    answer = vifctl(host, *arguments, "--no-ssl", "--timeout", "1")
+    answer = vifctl(untouched, *arguments, "--no-ssl", "--timeout", "1")
 
     assert answer.status == 1
     assert re.fullmatch(rf"vifctl: .*{told}.*\n", answer.err)
-    assert State.of(host) == before
-    assert not host.exists(NOTE)
+    assert State.of(untouched) == before
+    assert not untouched.exists(NOTE)
 
 
-def test_it_is_for_root(host: SystemdHypervisor) -> None:
-    done = host.run(["vifctl", "configure", "ovn", *JOIN], user="vdsm", check=False)
+def test_it_is_for_root(untouched: SystemdHypervisor) -> None:
+    done = untouched.run(["vifctl", "configure", "ovn", *JOIN], user="vdsm", check=False)
 
     assert done.returncode == 1
     assert done.stderr == "vifctl: vifctl configure ovn needs root; run it as root\n"
@@ -361,17 +413,17 @@ def test_it_is_for_root(host: SystemdHypervisor) -> None:
         (CONTROLLER, "this host has no ovn-controller"),
     ],
 )
-def test_what_is_not_installed_is_named(host: SystemdHypervisor, unit: str, told: str) -> None:
-    host.run(["systemctl", "mask", "--runtime", unit])
-    before = State.of(host)
+def test_what_is_not_installed_is_named(untouched: SystemdHypervisor, unit: str, told: str) -> None:
+    untouched.run(["systemctl", "mask", "--runtime", unit])
+    before = State.of(untouched)
     try:
-        answer = vifctl(host, *JOIN)
+        answer = vifctl(untouched, *JOIN)
     finally:
-        host.run(["systemctl", "unmask", "--runtime", unit])
+        untouched.run(["systemctl", "unmask", "--runtime", unit])
 
     assert answer.status == 1
     assert re.fullmatch(rf"vifctl: {told}; install .*\n", answer.err)
-    assert State.of(host) == before
+    assert State.of(untouched) == before
 
 
 # ---- who is killed -------------------------------------------------------------------------------
@@ -481,6 +533,7 @@ def test_no_packet_is_lost_while_a_host_is_configured_anew(
         ]
 
     assert [answer.status for answer in answers] == [0, 0, 1]
+    assert f"the southbound database does not answer on tcp:{NOWHERE}:6642" in answers[2].err
     assert pings.sent > 200
     assert pings.lost == 0
     assert State.of(joined).services == before
