@@ -81,6 +81,14 @@ def parse_host(text: str) -> tuple[str, int]:
     return host, number
 
 
+def ports(url: str) -> frozenset[int]:
+    """Give the ports of a ``transport_url``'s hosts; none if it isn't RabbitMQ's."""
+    match = re.fullmatch(r"rabbit://([^/?#]*)(?:[/?#].*)?", url)
+    places = [] if match is None else [place for place in match[1].split(",") if place]
+    found = (re.search(r":([0-9]{1,5})$", place.rpartition("@")[2]) for place in places)
+    return frozenset(PORT if port is None else int(port[1]) for port in found)
+
+
 def read_password(raw: bytes, source: str) -> str:
     """Take a password from what was read: one line.
 

@@ -238,9 +238,7 @@ def _check_agent(wish: Wish, agent: Agent) -> None:
         option = "--interface-mapping is"
         if wish.interfaces is None:
             option = "--bridge-mapping, --integration-bridge and --uplink are"
-        raise ConfigError(
-            f"{option} not for {agent.title}", "leave it out or name another --agent"
-        )
+        raise ConfigError(f"{option} not for {agent.title}", "leave it out or name another --agent")
     for kind in wish.tunnel_types or ():
         if kind not in agent.tunnel_types:
             raise ConfigError(
@@ -408,18 +406,14 @@ def _linux_bridge(
     return Plan(settings)
 
 
-def _check_interface(
-    device: str, ends: set[Ip | None], snapshot: Snapshot, switch: Switch
-) -> None:
+def _check_interface(device: str, ends: set[Ip | None], snapshot: Snapshot, switch: Switch) -> None:
     found = snapshot.devices.get(device)
     if found is None:
         raise HostError(
             f"--interface-mapping: there is no device {device}", "see ip link for those there are"
         )
     why = None
-    tunnels = [
-        one.ip for one in snapshot.addresses if one.device == device and one.ip in ends
-    ]
+    tunnels = [one.ip for one in snapshot.addresses if one.device == device and one.ip in ends]
     if found.kind == "bridge":
         why = "is a bridge; the agent makes its own"
     elif device in switch.by_bridge:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host.ovsdb_once import connect
@@ -30,7 +30,7 @@ class Bridge:
         ports: the names of its ports, without that of the bridge itself.
     """
 
-    fail_mode: Optional[str] = None
+    fail_mode: str | None = None
     datapath_type: str = ""
     external_ids: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ports: tuple[str, ...] = ()
