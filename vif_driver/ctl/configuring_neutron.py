@@ -16,6 +16,7 @@ from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.neutron import Wish
 from vif_driver.configuration.neutron_host import Rehearsal
 from vif_driver.configuration.transaction import Transaction
+from vif_driver.ctl import FINE, text
 from vif_driver.ctl.changing import tell, transaction_of
 from vif_driver.ctl.look import require_root
 from vif_driver.errors import ConfigError, one_line
@@ -39,7 +40,24 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
         else:
             wait = None if options.no_wait else options.timeout
             notes = neutron_host.configure(changes, wish, options.agent, wait)
+    if options.dry_run:
+        return _tell_rehearsed(changes, notes, as_json=as_json)
     return tell(command, changes, notes, as_json=as_json)
+
+
+def _tell_rehearsed(changes: Transaction, notes: list[str], *, as_json: bool) -> int:
+    would = [one_line(fact.what) for fact in changes.facts if not fact.is_so]
+    already = [one_line(fact.what) for fact in changes.facts if fact.is_so]
+    if as_json:
+        told = {"changed": would, "already": already, "recovered": [], "notes": notes}
+        text.print_json({**told, "left_out": []})
+    else:
+        text.print_table(
+            [("would be done", what) for what in would] + [("already so", what) for what in already]
+        )
+        for line in notes:
+            print(f"vifctl: {one_line(line)}", file=sys.stderr)
+    return FINE
 
 
 @contextlib.contextmanager
@@ -56,11 +74,14 @@ def _wish(options: argparse.Namespace) -> Wish:
     if bridge is not None:
         neutron_mappings.device(bridge, "the integration bridge")
     types = options.tunnel_types
+    uplinks = _pairs(options.uplink, "--uplink", "a device") or {}
+    for name in uplinks:
+        neutron_mappings.device(name, "a bridge")
     return Wish(
         interfaces=_pairs(options.interface_mapping, "--interface-mapping", "an interface"),
         bridges=_pairs(options.bridge_mapping, "--bridge-mapping", "a bridge"),
         integration_bridge=bridge,
-        uplinks=_pairs(options.uplink, "--uplink", "a device") or {},
+        uplinks=uplinks,
         tunnel_ip=_address(options.tunnel_ip),
         tunnel_types=None if types is None else neutron_mappings.tunnel_types(types),
         # Last: the password may be asked for.
@@ -94,7 +115,7 @@ def _queue(options: argparse.Namespace) -> MessageQueue | None:
 
 
 def _password(options: argparse.Namespace) -> str:
-    if options.password_file == "-":
+    if options.password_file == "-":  # noqa: S105, which it is not
         return message_queue.read_password(sys.stdin.buffer.read(4096), "standard input")
     if options.password_file is not None:
         return message_queue.read_password_file(Path(options.password_file))
