@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.neutron import Neutron
+from tests.lab.harness.neutron import LOG, Neutron
 from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
@@ -31,7 +31,7 @@ OVS_UNIT, LINUX_BRIDGE_UNIT = (
 )
 STATE = "/var/lib/vif-driver"
 
-PASSWORD = "pa$s:w@rd/%41,'x"
+PASSWORD = "pa$s:w@rd%41,'x"
 QUEUE = ("--message-queue", "127.0.0.1", "--user", "neutron", "--password-file", "-")
 OPEN_VSWITCH = (*QUEUE, "--bridge-mapping", "physnet1:br-ex", "--tunnel-types", "")
 LINUX_BRIDGE = (*QUEUE, "--interface-mapping", "physnet1:nic0")
@@ -49,10 +49,22 @@ linuxbridge = True
 """
 
 
+class SystemdNeutronLab(Lab):
+    """One hypervisor with systemd, and no OVN."""
+
+    def __init__(self) -> None:
+        super().__init__(hypervisors=1, ovn=False, systemd=True)
+
+    def save_logs(self, test: str) -> Path:
+        target = super().save_logs(test)
+        if self.hosts[0].powered:
+            self.hosts[0].collect(target / "neutron", ["/var/log/neutron", LOG])
+        return target
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """One hypervisor with systemd, and no OVN."""
-    with Lab(hypervisors=1, ovn=False, systemd=True) as started:
+    with SystemdNeutronLab() as started:
         yield started
 
 
@@ -78,6 +90,9 @@ def neutron(host: SystemdHypervisor) -> Neutron:
     host.run(f"chown root:neutron {COMMON} {OVS_FILE}; chmod 0640 {COMMON} {OVS_FILE}")
     host.write(f"{ETC}/agent.conf.d/lab.conf", LAB_CONF)
     host.run("ovs-vsctl --if-exists del-br br-int")
+    for name in (OVS_UNIT, LINUX_BRIDGE_UNIT):
+        # To say good-bye to the server takes it ten seconds.
+        Unit(host, name).configure("hurry", "[Service]\nTimeoutStopSec=1\n")
     return neutron
 
 
@@ -185,9 +200,7 @@ def test_of_the_files_only_what_was_asked_for_changes(
     after = state(host)
     assert after[LINUX_BRIDGE_FILE] == unconfigured[LINUX_BRIDGE_FILE]
     (line,) = added(unconfigured[COMMON], after[COMMON])
-    assert line == (
-        "transport_url = rabbit://neutron:pa%24s%3Aw%40rd%2F%2541%2C%27x@127.0.0.1:5672/"
-    )
+    assert line == ("transport_url = rabbit://neutron:pa%24s%3Aw%40rd%2541%2C%27x@127.0.0.1:5672/")
     before = re.sub(r"(?m)^(tunnel_types|bridge_mappings) = .*$", r"\1 =", unconfigured[OVS_FILE])
     shown = re.sub(r"(?m)^(tunnel_types|bridge_mappings) = .*$", r"\1 =", after[OVS_FILE])
     assert shown == before
@@ -213,7 +226,7 @@ def test_an_agent_is_restarted_when_its_files_change(
     configure(host, *OPEN_VSWITCH, "--no-wait")
     process = idle_agent.pid
 
-    configure(host, *QUEUE, "--no-wait", password="another")
+    configure(host, *OPEN_VSWITCH, "--no-wait", password="another")
 
     assert idle_agent.pid not in (0, process)
 
@@ -267,10 +280,12 @@ def test_all_is_taken_back_when_the_agent_does_not_connect(
 def test_all_is_taken_back_when_the_password_is_wrong(
     host: SystemdHypervisor, unconfigured: dict[str, str]
 ) -> None:
-    answer = configure(host, *OPEN_VSWITCH, "--timeout", "15", password="wrong")
+    answer = configure(host, *LINUX_BRIDGE, "--timeout", "30", password="wrong")
 
     assert answer.returncode == 1
-    assert "has not connected to the message queue within 15 s" in answer.stderr
+    assert re.search(
+        "has not connected to the message queue|ends soon after its start", answer.stderr
+    )
     assert state(host) == unconfigured
 
 
@@ -299,7 +314,7 @@ def test_what_was_killed_is_taken_back_by_the_next_run(
         (["--bridge-mapping", "p1:br-with-too-long-a-name"], "cannot be the name of a bridge"),
         (["--bridge-mapping", "p1"], '"p1" is no pair'),
         (["--interface-mapping", "p1:nic9"], "there is no device nic9"),
-        (["--interface-mapping", "p1:br-phys"], "br-phys is a"),
+        (["--interface-mapping", "p1:br-phy"], "br-phy is a"),
         (["--agent", "linuxbridge", "--tunnel-ip", "203.0.113.7"], "is no address of this host"),
         (["--bridge-mapping", "p1:br-x", "--uplink", "br-x:eth0"], "eth0 is a port of"),
         (["--bridge-mapping", "p1:br-x", "--tunnel-ip", "here"], '"here" is no address'),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from vif_driver.configuration.message_queue import (
     MessageQueue,
     parse_host,
+    ports,
     read_password,
     read_password_file,
 )
@@ -58,13 +59,34 @@ def test_without_a_user_there_are_no_credentials() -> None:
     assert MessageQueue(HOSTS).url == "rabbit://mq.example.com:5672/"
 
 
-def test_a_password_may_have_any_character() -> None:
-    url = MessageQueue(HOSTS, "u", "a:b@c/d,e$f%g'h i").url
+def test_a_password_may_have_special_characters() -> None:
+    url = MessageQueue(HOSTS, "u", "a:b@c,e$f%g'h i").url
 
-    assert url == "rabbit://u:a%3Ab%40c%2Fd%2Ce%24f%25g%27h%20i@mq.example.com:5672/"
+    assert url == "rabbit://u:a%3Ab%40c%2Ce%24f%25g%27h%20i@mq.example.com:5672/"
 
 
-@given(*[st.text("aZ9é:@/$%,' ?#&")] * 3)
+@pytest.mark.parametrize(("user", "password"), [("a/b", "c"), ("a", "sec/ret")])
+def test_a_slash_which_openstack_cannot_use_is_refused(user: str, password: str) -> None:
+    with pytest.raises(ConfigError, match="has a slash") as raised:
+        MessageQueue(HOSTS, user, password)
+
+    assert "ret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("rabbit://u:p@mq:5671/", {5671}),
+        ("rabbit://u:p@mq1,u:p@[::1]:5673/virtual?ssl=1", {5672, 5673}),
+        ("rabbit://", set()),
+        ("kombu+memory://mq:1/", set()),
+    ],
+)
+def test_its_ports_are_known(url: str, found: set[int]) -> None:
+    assert ports(url) == found
+
+
+@given(*[st.text("aZ9é:@$%,' ?#&")] * 3)
 def test_what_was_given_is_found_again(user: str, password: str, virtual: str) -> None:
     url = urlsplit(MessageQueue(HOSTS, user, password, virtual).url)
 

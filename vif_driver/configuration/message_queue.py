@@ -43,6 +43,21 @@ class MessageQueue:
     password: str | None = dataclasses.field(default=None, repr=False)
     virtual_host: str = ""
 
+    def __post_init__(self) -> None:
+        """See that oslo.messaging can use it.
+
+        Raises:
+            ConfigError: it can't.
+        """
+        for text, what in ((self.user, "user's name"), (self.password, "password")):
+            # It hands the URL on to kombu with all of these quoted anew but for the slash, which
+            # ends the host there (_transform_transport_url in its impl_rabbit.py).
+            if "/" in (text or ""):
+                raise ConfigError(
+                    f"the {what} has a slash, which OpenStack's services cannot use in it",
+                    "give that user another one at the message queue",
+                )
+
     @property
     def url(self) -> str:
         """The ``transport_url``, a secret."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Whether an agent of Neutron's reaches its message queue.
 
-It says so to nobody but its log, and one that is refused tries again for ever.  What is seen from
-outside is its connection: one that its password does not open is closed by the other side within
-seconds.
+It says so to nobody but its log.  One that finds nobody there tries again for ever, one that is
+refused ends or tries again, which depends on the release.  What is seen from outside is its
+connection: one that its password does not open is closed by the other side within seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def wait(agent: Agent, ports: Collection[int], timeout: float) -> None:
     while True:
         if units.restarts(agent.unit) != restarts or not units.look(agent.unit).is_active:
             raise HostError(
-                f"{agent.title} ends as soon as it is started", f"see journalctl -u {agent.unit}"
+                f"{agent.title} ends soon after its start",
+                "see its log below /var/log/neutron; it ends, too, if the message queue refuses "
+                "the user or the password",
             )
         now = time.monotonic()
         connected = unit_sockets.connections(agent.unit, ports)
