@@ -105,6 +105,8 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	        "$(DESTDIR)$(SYSCONFDIR)/vif-driver/vif-driver.conf"
 	install -D -m 0644 packaging/modules-load.conf \
 	    "$(DESTDIR)$(PREFIX)/lib/modules-load.d/vif-driver.conf"
+	install -D -m 0644 packaging/vdsm-tool/ovn_config.py \
+	    "$(DESTDIR)$(PURELIB)/vdsm/tool/ovn_config.py"
 	install -D -m 0644 packaging/man/vifctl.8 "$(DESTDIR)$(PREFIX)/share/man/man8/vifctl.8"
 	install -D -m 0644 packaging/completion/vifctl \
 	    "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vifctl"

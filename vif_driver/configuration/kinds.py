@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from vif_driver.configuration.bridges import BridgeThere, UplinkThere
 from vif_driver.configuration.change import Change
 from vif_driver.configuration.files import FileContent
+from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
 from vif_driver.configuration.services import Restart, ServiceState
 
 #: By their names in the note on the disk, which an older or a newer version may have written.
@@ -19,5 +20,6 @@ KINDS: Mapping[str, type[Change]] = {
         Restart,
         BridgeThere,
         UplinkThere,
+        OpenVSwitchSettings,
     )
 }

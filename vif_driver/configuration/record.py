@@ -38,11 +38,12 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
 
-    def read(self) -> tuple[str, list[Noted]] | None:
+    def read(self) -> tuple[str, str | None, list[Noted]] | None:
         """Give what an earlier run has left; None if there is nothing.
 
         Returns:
-            The command that was run, and its changes in the order in which they were made.
+            The command that was run, what was asked for, and the changes in the order in which
+            they were made.
 
         Raises:
             HostError: it cannot be understood.
@@ -51,9 +52,8 @@ class Record:
             content = json.loads(self._path.read_bytes())
             if content["version"] != _VERSION:
                 raise ValueError(f"version {content['version']}")
-            return content["command"], [
-                (KINDS[noted["kind"]], dict(noted["before"])) for noted in content["changes"]
-            ]
+            changes = [(KINDS[one["kind"]], dict(one["before"])) for one in content["changes"]]
+            return content["command"], content["request"], changes
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -63,7 +63,7 @@ class Record:
                 "look what it says, put that back by hand and remove the file",
             ) from error
 
-    def write(self, command: str, noted: Sequence[Noted]) -> None:
+    def write(self, command: str, request: str | None, noted: Sequence[Noted]) -> None:
         """Note changes; they are on the disk when this returns.
 
         Raises:
@@ -72,6 +72,7 @@ class Record:
         content: dict[str, Any] = {
             "version": _VERSION,
             "command": command,
+            "request": request,
             "changes": [{"kind": kind.kind, "before": before} for kind, before in noted],
         }
         try:

@@ -18,16 +18,23 @@ class ServiceState(Change):
         active: whether it is to run; None if that is to stay.
         enabled: whether it is to start at boot; None if that is to stay.  A unit of which that
             can't be said is left alone.
+        keeps_running: it is not stopped again: others may use it by then.
     """
 
     kind = "service"
 
     def __init__(
-        self, name: str, *, active: bool | None = None, enabled: bool | None = None
+        self,
+        name: str,
+        *,
+        active: bool | None = None,
+        enabled: bool | None = None,
+        keeps_running: bool = False,
     ) -> None:
         self._name = name
         self._active = active
         self._enabled = enabled
+        self._keeps_running = keeps_running
 
     def facts(self) -> Sequence[Fact]:
         """See :class:`Change`."""
@@ -50,7 +57,7 @@ class ServiceState(Change):
         unit = units.look(self._name)
         return {
             "name": self._name,
-            "active": None if self._active is None else unit.is_active,
+            "active": None if self._active is None or self._keeps_running else unit.is_active,
             "enabled": None if self._enabled is None else unit.is_enabled,
         }
 

@@ -28,10 +28,11 @@ class Transaction:
         recovered: what was done about an earlier run that was killed, for people.
     """
 
-    def __init__(self, command: str, note: Record) -> None:
+    def __init__(self, command: str, note: Record, request: str | None = None) -> None:
         self.facts: list[Fact] = []
         self.recovered: list[str] = []
         self._command = command
+        self._request = request
         self._record = note
         self._noted: list[Noted] = []
 
@@ -68,7 +69,7 @@ class Transaction:
         if this in self._noted:
             return
         noted = [*self._noted, this]
-        self._record.write(self._command, noted)
+        self._record.write(self._command, self._request, noted)
         self._noted = noted
 
     def take_back(self) -> list[str]:
@@ -80,13 +81,16 @@ class Transaction:
         told, stuck = _take_back(self._noted)
         self._noted = stuck
         if stuck:
-            self._record.write(self._command, stuck)
+            self._record.write(self._command, self._request, stuck)
         else:
             self._record.remove()
         return told
 
     def recover(self) -> None:
-        """Take back what a run that was killed has left.
+        """Deal with what a run that was killed has left.
+
+        One that was to do the same is finished by this one, so that whoever uses already what it
+        has made is not disturbed.  Any other is taken back.
 
         Raises:
             HostError: that is not possible.
@@ -94,7 +98,10 @@ class Transaction:
         left = self._record.read()
         if left is None:
             return
-        command, self._noted = left
+        command, request, self._noted = left
+        if request is not None and (command, request) == (self._command, self._request):
+            self.recovered = [f"an interrupted {command} is finished"]
+            return
         told = self.take_back()
         if self._noted:
             raise HostError(
@@ -110,21 +117,25 @@ class Transaction:
 
 
 @contextlib.contextmanager
-def begin(command: str, folder: Path | None = None) -> Iterator[Transaction]:
+def begin(
+    command: str, folder: Path | None = None, *, request: str | None = None
+) -> Iterator[Transaction]:
     """Change the host; what was changed is taken back if the block raises anything.
 
-    What an earlier run has left is taken back first.  One run at a time.
+    What a run that was killed has left is dealt with first.  One run at a time.
 
     Args:
         command: what is being done, such as "vifctl configure ovn".
         folder: where it is noted; that of the host if not given.
+        request: all that was asked for, in whatever form: a run that was killed and was to do the
+            same is finished, not taken back.  None if it is always to be taken back.
 
     Raises:
         HostError: another run goes on, or what an earlier one has left can't be taken back.
         VifError: what the block raised; it says what could not be taken back.
     """
     with record.hold(folder) as note:
-        transaction = Transaction(command, note)
+        transaction = Transaction(command, note, request)
         with _undisturbed():
             transaction.recover()
         try:

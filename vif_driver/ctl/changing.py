@@ -19,18 +19,19 @@ from vif_driver.errors import one_line
 
 
 @contextlib.contextmanager
-def transaction_of(command: str) -> Iterator[Transaction]:
+def transaction_of(command: str, request: str | None = None) -> Iterator[Transaction]:
     """Change the host: all that the block changes, or nothing if it fails or is ended.
 
     Args:
         command: such as "vifctl configure ovn".
+        request: what was asked for; see :func:`vif_driver.configuration.transaction.begin`.
 
     Raises:
         HostError: this user may not, another one does so just now, or what an earlier run has
             left can't be put back.
     """
     require_root(command)
-    with _ended_politely(), transaction.begin(command) as changes:
+    with _ended_politely(), transaction.begin(command, request=request) as changes:
         yield changes
 
 

@@ -104,6 +104,8 @@ def _check_ovn(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         parser.error("--private-key, --certificate and --ca-cert go together")
     if any(files) and options.no_ssl:
         parser.error("--no-ssl has no use for a key or certificates")
+    if options.ipsec and options.no_ssl:
+        parser.error("--ipsec needs the key and the certificates that --no-ssl does without")
 
 
 def _add_neutron(parser: argparse.ArgumentParser) -> None:
