@@ -176,11 +176,12 @@ class Files:
         values = (self._files[path].get(section, option) for path in self.paths)
         return ([""] + [value for value in values if value is not None])[-1].strip()
 
-    def winner(self, name: str, section: str, option: str) -> Path | None:
-        """Give the file that has the last word on an option instead of a certain file, if any."""
-        later = self.paths[self.paths.index(self.folder / name) + 1 :]
-        setting = [path for path in later if self._files[path].get(section, option) is not None]
-        return setting[-1] if setting else None
+    def overruled(self, setting: Setting) -> Path | None:
+        """Give the file that has the last word on an option and says something else, if any."""
+        later = self.paths[self.paths.index(self.folder / setting.file) + 1 :]
+        said = [(path, self._files[path].get(setting.section, setting.option)) for path in later]
+        last = ([(None, None)] + [(path, value) for path, value in said if value is not None])[-1]
+        return last[0] if last[1] != setting.value else None
 
 
 def decide(wish: Wish, agent: Agent, files: Files, snapshot: Snapshot, switch: Switch) -> Plan:
@@ -217,10 +218,10 @@ def decide(wish: Wish, agent: Agent, files: Files, snapshot: Snapshot, switch: S
         plan, settings=[*settings, *plan.settings], transport_url=transport_url
     )
     for setting in plan.settings:
-        winner = files.winner(setting.file, setting.section, setting.option)
-        if winner is not None:
+        other = files.overruled(setting)
+        if other is not None:
             raise HostError(
-                f"{winner} sets [{setting.section}] {setting.option}, and has the last word on it",
+                f"{other} sets [{setting.section}] {setting.option}, and has the last word on it",
                 "remove it there",
             )
     return plan
