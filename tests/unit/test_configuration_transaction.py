@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver.configuration import transaction
+from vif_driver.configuration import record, transaction
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.services import Restart, ServiceState
+from vif_driver.ctl import changing
 from vif_driver.errors import HostError
 
 NOTE = "configure.json"
@@ -151,7 +152,7 @@ def killed(folder: Path, etc: Path, then: str = "os.kill(os.getpid(), 9)") -> in
         from pathlib import Path
         from vif_driver.configuration import transaction
         from vif_driver.configuration.files import FileContent
-        with transaction.begin("the first", Path({str(folder)!r})) as changes:
+        with transaction.begin("the first", Path({str(folder)!r}), request="a and b") as changes:
             for name in ("a", "b"):
                 path = Path({str(etc)!r}) / name
                 changes.make(FileContent(path, b"new", "it is new"))
@@ -187,6 +188,78 @@ def test_a_change_that_was_only_noted_needs_nothing_to_be_taken_back(
         pass
 
     assert (etc / "c").read_text() == "old"
+
+
+def test_a_run_that_is_to_do_the_same_finishes_what_a_killed_one_has_begun(
+    folder: Path, etc: Path
+) -> None:
+    (etc / "a").write_text("old")
+    killed(folder, etc)
+
+    with transaction.begin("the first", folder, request="a and b") as changes:
+        assert changes.recovered == ["an interrupted the first is finished"]
+        assert not changes.make(file(etc / "a", "new"))
+
+    assert (etc / "a").read_text() == "new"
+    assert not (folder / NOTE).exists()
+
+
+def test_if_that_fails_all_is_as_it_was_before_both(folder: Path, etc: Path) -> None:
+    (etc / "a").write_text("old")
+    killed(folder, etc)
+
+    with (
+        pytest.raises(HostError),
+        transaction.begin("the first", folder, request="a and b") as changes,
+    ):
+        changes.make(file(etc / "a", "newer"))
+        changes.make(Broken(etc / "c", b"half", "c is there"))
+
+    assert (etc / "a").read_text() == "old"
+    assert not (etc / "b").exists()
+
+
+def test_a_run_that_is_to_do_something_else_does_not(folder: Path, etc: Path) -> None:
+    (etc / "a").write_text("old")
+    killed(folder, etc)
+
+    with transaction.begin("the first", folder, request="c") as changes:
+        assert changes.recovered == ["an interrupted the first was taken back"]
+
+    assert (etc / "a").read_text() == "old"
+
+
+def test_who_ends_a_run_has_all_taken_back(
+    folder: Path, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "FOLDER", folder)
+
+    with pytest.raises(KeyboardInterrupt), changing.transaction_of("test") as changes:
+        changes.make(file(etc / "a", "new"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+    assert not (etc / "a").exists()
+
+
+def test_nobody_ends_it_while_it_is_taken_back(
+    folder: Path, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_back = FileContent.take_back
+
+    def ended(before: dict[str, object]) -> str | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take_back(before)
+
+    monkeypatch.setattr(record, "FOLDER", folder)
+    monkeypatch.setattr(FileContent, "take_back", ended)
+
+    with pytest.raises(KeyboardInterrupt), changing.transaction_of("test") as changes:
+        changes.make(file(etc / "a", "new"))
+        raise HostError("the roof leaks", "mend it")
+
+    assert not (etc / "a").exists()
+    assert not (folder / NOTE).exists()
 
 
 def test_a_note_that_nobody_understands_stops_the_next_run(folder: Path, etc: Path) -> None:

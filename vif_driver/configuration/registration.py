@@ -93,10 +93,18 @@ async def _trouble(wanted: Wanted, tunnel: Ip, name: str) -> VifError | None:
             "connected to it",
             f"{_LOG}; its user must be able to read the key and the certificates",
         )
-    return _unregistered(known, wanted, tunnel, name)
+    return unregistered(known, wanted, tunnel, name)
 
 
-def _unregistered(known: list[Chassis], wanted: Wanted, tunnel: Ip, name: str) -> VifError | None:
+def unregistered(known: list[Chassis], wanted: Wanted, tunnel: Ip, name: str) -> VifError | None:
+    """Tell what is missing in the southbound database; None if nothing is.
+
+    Args:
+        known: all that it has.
+        wanted: what this host is like.
+        tunnel: its address for tunnels.
+        name: its chassis' name.
+    """
     ends = wanted.ends(tunnel)
     if any(one.name == name and ends <= set(one.encaps) for one in known):
         return None
@@ -107,4 +115,8 @@ def _unregistered(known: list[Chassis], wanted: Wanted, tunnel: Ip, name: str) -
                 f"if that is an earlier self of this host: ovn-sbctl chassis-del {other.name}, "
                 "where OVN's databases are",
             )
-    return HostError(f"the southbound database does not have chassis {name} so far", _LOG)
+    kinds = " and ".join(wanted.encaps)
+    return HostError(
+        f"the southbound database does not have chassis {name} with {kinds} on {tunnel} so far",
+        _LOG,
+    )

@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from vif_driver.configuration import record
 from vif_driver.configuration.change import Change, Fact, Noted
@@ -147,7 +149,8 @@ def begin(
                 what = f"{error.what}; besides: {'; '.join(told)}"
                 raise HostError(what, error.remedy) from error
             raise
-        transaction.close()
+        with _undisturbed():
+            transaction.close()
 
 
 def _take_back(noted: list[Noted]) -> tuple[list[str], list[Noted]]:
@@ -176,8 +179,20 @@ def _take_back(noted: list[Noted]) -> tuple[list[str], list[Noted]]:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let nobody end this process for now; who tries has his way afterwards."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # Not by a mask, which is a thread's: the kernel gives the signal to another one.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def notice(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, notice) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if came:
+            signal.raise_signal(came[0])

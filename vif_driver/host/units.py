@@ -119,6 +119,8 @@ def _systemctl(verb: str, *arguments: str, timeout: float) -> subprocess.Complet
             errors="replace",
             timeout=timeout,
             check=False,
+            # Ctrl+C is for who called us, and decides what becomes of it.
+            start_new_session=True,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(
