@@ -53,6 +53,10 @@ EVENTS := before_device_create after_vm_start before_nic_hotplug after_nic_hotpl
           after_device_migrate_destination after_device_migrate_source \
           after_get_caps after_get_stats before_network_setup
 
+# The role for host-deploy, and the files for the host-deploy of old.
+ANSIBLE     := $(patsubst packaging/%,%,$(shell find packaging/ansible -type f))
+HOST_DEPLOY := $(patsubst packaging/%,%,$(shell find packaging/host-deploy -type f))
+
 VENVS  := build/venv
 SYSTEM := $(VENVS)/system/bin/python
 EL9    := $(VENVS)/el9/bin/python
@@ -88,10 +92,11 @@ check-unit: deps ## the fast tests, on this machine's python3, on EL9's librarie
 check-lab: deps ## the tests on real Open vSwitch, OVN, libvirt, QEMU and Neutron
 	$(SYSTEM) -m pytest -p no:cacheprovider tests/lab
 
-lint: build/deps.stamp ## ruff and mypy --strict
+lint: build/deps.stamp ## ruff, mypy --strict and ansible-lint
 	$(SYSTEM) -m ruff check .
 	$(SYSTEM) -m ruff format --check .
 	$(SYSTEM) -m mypy
+	ansible-lint --offline --strict packaging/ansible
 
 bench: build/deps.stamp ## measure; prints a table and writes build/bench.json (ONLY=name for one of them)
 	$(SYSTEM) -m tests.bench $(ONLY)
@@ -104,6 +109,8 @@ install: ## put everything in place below DESTDIR, with PREFIX (default /usr)
 	    --single-version-externally-managed --record "$$base/installed"
 	install -D -m 0644 packaging/prometheus/alerts.yml \
 	    "$(DESTDIR)$(PREFIX)/share/vif-driver/prometheus/alerts.yml"
+	for file in $(ANSIBLE) $(HOST_DEPLOY); do install -D -m 0644 packaging/$$file \
+	    "$(DESTDIR)$(PREFIX)/share/vif-driver/$$file" || exit; done
 	$(call launcher,packaging/bin/vif-agent,$(PREFIX)/sbin/vif-agent,0755)
 	$(call launcher,packaging/bin/vifctl,$(PREFIX)/bin/vifctl,0755)
 	$(call launcher,packaging/bin/without-agent,$(PREFIX)/libexec/vif-driver/without-agent,0755)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vif_driver.configuration.bridges import BridgeThere, UplinkThere
 from vif_driver.configuration.change import Change
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
@@ -17,6 +18,8 @@ KINDS: Mapping[str, type[Change]] = {
         FileContent,
         ServiceState,
         Restart,
+        BridgeThere,
+        UplinkThere,
         OpenVSwitchSettings,
     )
 }

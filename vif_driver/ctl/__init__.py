@@ -166,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         help="how long it may, such as 90s, 10m (which is the default) or 2h",
     )
     configuring.add_arguments(
-        commands.add_parser("configure", help="make this host one of OVN's, or no longer")
+        commands.add_parser(
+            "configure", help="make this host one of OVN's or Neutron's, or no longer"
+        )
     )
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="for programs")

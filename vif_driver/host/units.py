@@ -56,6 +56,18 @@ def first(*names: str) -> Unit | None:
     return next((unit for unit in map(look, names) if unit.is_there), None)
 
 
+def restarts(name: str) -> int:
+    """Give how often systemd has started a unit again by itself since it was started.
+
+    Raises:
+        Unavailable: systemd does not answer.
+    """
+    told = _systemctl("show", "--property=NRestarts", "--value", "--", name, timeout=_LOOK)
+    if told.returncode or not told.stdout.strip().isdigit():
+        raise Unavailable(f"systemd does not tell of {name} ({_why(told)})", "see systemctl status")
+    return int(told.stdout)
+
+
 def start(name: str) -> None:
     """Start a unit, and wait for it.
 

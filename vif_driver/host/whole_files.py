@@ -7,11 +7,15 @@ import contextlib
 import os
 from pathlib import Path
 
+# Of SELinux (xattr(7)).
+_LABEL = "security.selinux"
+
 
 def replace(path: Path, content: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Write a file: at any moment, even of a power cut, it has the old content or the new one.
 
-    A symbolic link stays one; what it leads to is written.
+    A symbolic link stays one; what it leads to is written.  A file that is there keeps its SELinux
+    label.
 
     Args:
         path: its name; its folder is there.
@@ -34,6 +38,7 @@ def replace(path: Path, content: bytes, *, mode: int, owner: tuple[int, int] | N
             if owner is not None:
                 os.fchown(handle, *owner)
             os.fchmod(handle, mode)
+            _label_like(path, handle)
             os.fsync(handle)
         unfinished.replace(path)
     except BaseException:
@@ -52,6 +57,15 @@ def remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
         sync_folder(path.parent)
+
+
+def _label_like(path: Path, handle: int) -> None:
+    # Where there is no SELinux, or no file, there is no label; and one that is as its folder has it
+    # new needs none.
+    with contextlib.suppress(OSError):
+        label = os.getxattr(path, _LABEL)
+        if os.getxattr(handle, _LABEL) != label:
+            os.setxattr(handle, _LABEL, label)
 
 
 def sync_folder(folder: Path) -> None:
