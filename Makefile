@@ -167,7 +167,7 @@ deb: ## build the Debian package in build/deb (RELEASE=1)
 	find "$(DEBDIR)/tree$(PURELIB)" -name __pycache__ -prune -exec rm -r {} +
 	gzip -n9 "$(DEBDIR)/tree/usr/share/man/man8"/*
 	install -D -m 0644 LICENSE "$(DEBDIR)/tree/usr/share/doc/vif-driver/copyright"
-	install -m 0644 README.md docs/*.md "$(DEBDIR)/tree/usr/share/doc/vif-driver"
+	umask 022 && cp -r --no-preserve=mode README.md docs "$(DEBDIR)/tree/usr/share/doc/vif-driver"
 	sed -e 's/@VERSION@/$(VERSION)/' -e 's/@RELEASE@/$(RELEASE)/' packaging/debian/control.in \
 	    >"$(DEBDIR)/tree/DEBIAN/control"
 	install -m 0644 packaging/debian/conffiles "$(DEBDIR)/tree/DEBIAN"
