@@ -14,8 +14,10 @@ from vif_driver.tunnels import words
 
 log = logging.getLogger(__name__)
 
-#: What the Open vSwitch agent's services read on Debian and EL; later ones win.
+#: What the Open vSwitch agent's services read on Debian (its ``agent.conf.d``) and EL; later ones
+#: win.
 CONFIG = (
+    "agent.conf.d/*.conf",
     "neutron.conf",
     "plugins/ml2/ml2_conf.ini",
     "plugins/ml2/openvswitch_agent.ini",
@@ -26,6 +28,7 @@ CONFIG = (
 
 #: What the Linux bridge agent's services read; later ones win.
 LINUX_BRIDGE = (
+    "agent.conf.d/*.conf",
     "neutron.conf",
     "plugins/ml2/ml2_conf.ini",
     "plugins/ml2/linuxbridge_agent.ini",
