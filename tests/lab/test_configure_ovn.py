@@ -557,6 +557,14 @@ def test_the_same_run_finishes_what_a_killed_one_has_begun(
     assert not host.exists(NOTE)
 
 
+def test_the_doctor_tells_of_a_killed_run(host: SystemdHypervisor) -> None:
+    assert killed(host, END, *JOIN)
+
+    told = host.run(["vifctl", "doctor"], check=False).stdout
+
+    assert "vifctl configure ovn was interrupted: the host is half configured" in told
+
+
 def test_a_killed_undo_is_taken_back(lab: Lab, joined: SystemdHypervisor) -> None:
     before = State.of(joined)
     assert killed(joined, (NOTED, "after", "3"), "--undo")
