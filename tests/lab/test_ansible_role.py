@@ -15,7 +15,8 @@ from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 
-ROLES = "/usr/share/vif-driver/ansible/roles"
+# As the engine's tasks name it, which need no roles_path then.
+ROLE = "/usr/share/vif-driver/ansible/roles/vif_driver"
 PLAYBOOK = "/root/play.yml"
 AGENT = "neutron-openvswitch-agent.service"
 COMMON = "/etc/neutron/neutron.conf"
@@ -88,11 +89,11 @@ def play(
 ) -> subprocess.CompletedProcess[str]:
     """Run the role."""
     variables = {**VARIABLES, "vif_driver_ovn_tunnel": host.tunnel_address, **more}
-    task = {"ansible.builtin.include_role": {"name": "vif_driver"}, "vars": variables}
+    task = {"ansible.builtin.include_role": {"name": ROLE}, "vars": variables}
     plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
     host.write(PLAYBOOK, json.dumps(plays))  # which is YAML
     command = ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, PLAYBOOK]
-    env = {"ANSIBLE_ROLES_PATH": ROLES, "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    env = {"LC_ALL": "C.UTF-8", "HOME": "/root"}
     return host.run(command, env=env, check=check, timeout=120)
 
 
