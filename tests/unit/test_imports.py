@@ -31,7 +31,7 @@ _MODULES = sorted(_PACKAGE.rglob("*.py"))
 
 def _room(name: str) -> str:
     """Give the room of a module, or of a name in the package itself."""
-    return (name.split(".") + ["__init__"])[1]
+    return [*name.split("."), "__init__"][1]
 
 
 def _imported(module: Path) -> Iterator[str]:
