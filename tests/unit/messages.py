@@ -42,9 +42,13 @@ _ARGUMENTS = {
 # What such an argument is called where it is given by its name.
 _KEYWORDS = ("what", "detail", "text", "message")
 
-# Functions whose results are parts of messages: what a protected device is
-# (protection.foundation), and why a port without a device stays (reconciliation.leftovers).
-_TELLING = ("own", "why_port_stays")
+# Functions whose results are messages, or parts of them: what a protected device is
+# (protection.foundation), why a port without a device stays (reconciliation.leftovers), what was
+# not put back, and what else is to be said when a host was configured (configuration).
+_TELLING = ("own", "why_port_stays", "take_back", "leave", "_make_ipsec_run")
+
+# Lists of such.
+_NOTES = ("notes", "told")
 
 # Functions that only shape a text.
 _SHAPING = ("one_line", "str")
@@ -126,7 +130,7 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._scopes.append(_assigned(node))
         for inner in _within(node) if node.name in _TELLING else ():
-            if isinstance(inner, ast.Return) and inner.value is not None:
+            if isinstance(inner, ast.Return) and isinstance(inner.value, ast.expr):
                 self._say(inner.lineno, self._texts(inner.value))
         self.generic_visit(node)
         self._scopes.pop()
@@ -166,6 +170,8 @@ class _Reader(ast.NodeVisitor):
             return [node.value] if isinstance(node.value, str) else []
         if isinstance(node, ast.JoinedStr):
             return ["".join(self._part(part) for part in node.values)]
+        if isinstance(node, ast.List):
+            return [text for element in node.elts for text in self._texts(element)]
         if isinstance(node, ast.IfExp):
             return self._texts(node.body) + self._texts(node.orelse)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
@@ -217,6 +223,8 @@ def _place(node: ast.Call, errors: set[str]) -> int | None:
             return 0
         if owner in _LOGGERS:
             return 0 if name in _LOG_METHODS else 1 if name == "log" else None
+        if owner in _NOTES:
+            return 0 if name == "append" else None
         is_said = (owner, name) in (("parser", "error"), ("argparse", "ArgumentTypeError"))
         return 0 if is_said else 1 if (owner, name) == ("posix", "write") else None
     if not isinstance(node.func, ast.Name):
