@@ -52,7 +52,7 @@ def test_every_link_leads_to_something_that_is_there(page: Path) -> None:
 
 
 def test_every_page_can_be_found_from_the_index() -> None:
-    index = _ROOT / "docs/README.md"
+    index = _ROOT / "docs/index.md"
     linked = {(index.parent / link.partition("#")[0]).resolve() for link in _links(index)}
 
     lost = {page.name for page in index.parent.glob("*.md")} - {path.name for path in linked}
