@@ -46,7 +46,7 @@ NORTHD = 40.0
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Two hypervisors, and an OVN whose northbound database has three members."""
-    with Lab(hypervisors=2, clustered=True) as started:
+    with Lab(hypervisors=2, clustered="nb") as started:
         yield started
 
 

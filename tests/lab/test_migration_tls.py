@@ -9,6 +9,7 @@ on hv2 and move to hv1, where the probe is.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterator
 
@@ -20,7 +21,7 @@ from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
 from tests.lab.harness.ovn_central import LogicalPort
 from tests.lab.harness.pings import Probe
-from tests.lab.harness.product import SystemdProduct
+from tests.lab.harness.product import AGENT, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.migrations import (  # noqa: F401
@@ -122,6 +123,8 @@ def agents(lab: Lab, authorities: Authorities) -> list[SystemdProduct]:
         products[-1].install()
         host.write(CONFIGURATION, SETTINGS)
         give(host, authorities.sign(host.name))
+        debug = f"[Service]\nExecStart=\nExecStart={AGENT} --debug\n"
+        products[-1].agent.configure("debug", debug)
         products[-1].start()
     return products
 
@@ -217,3 +220,18 @@ def test_with_the_right_certificate_in_its_place_the_next_move_is_coordinated(
 
     wait_well(lab, probe, port, "hv1")
     assert last_arrival(target).stderr == ""
+
+
+# Last, when everything has happened that may be told of.
+def test_no_key_is_told(
+    lab: Lab, agents: list[SystemdProduct], authorities: Authorities, source: Vdsm, target: Vdsm
+) -> None:
+    files = [*authorities.ours.folder.glob("*"), *authorities.theirs.folder.glob("*")]
+    pairs = [text for text in (file.read_text() for file in files) if "PRIVATE KEY" in text]
+    lines = {line for text in pairs for line in text.splitlines() if "-----" not in line}
+    told = "".join(json.dumps(host.journal()) for host in lab.hosts)
+    told += "".join(run.stderr for vdsm in (source, target) for run in vdsm.runs)
+
+    assert "answered in" in told
+    assert len(lines) > 2
+    assert [line for line in lines if line in told] == []

@@ -16,12 +16,13 @@ from tests.lab.harness.command import run_command
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
-from tests.lab.harness.product import SERVICE, SOCKET, SOCKET_UNIT, SystemdProduct
+from tests.lab.harness.product import AGENT, BOOT_PASS, SERVICE, SOCKET, SOCKET_UNIT, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 from tests.lab.harness.vdsm import Vdsm, Vm
-from tests.lab.harness.vdsm_hooks import HookRun
+from tests.lab.harness.vdsm_hooks import HookError, HookRun
 from tests.lab.neutron_vnics import a_vm, ours
+from vif_driver.host import certificates
 
 CAP_NET_ADMIN = 1 << 12
 CONFIG = "/etc/vif-driver/vif-driver.conf"
@@ -30,6 +31,10 @@ SETTINGS = "[neutron]\nfirewall_driver = iptables_hybrid\n[start]\ndeadline = 0\
 # Where VDSM keeps what it tells libvirt.
 SECRET = "/etc/pki/vdsm/keys/libvirt_password"
 PASSWORD = "shibboleth"
+NEUTRON = "/etc/neutron"
+NEUTRON_CONF = f"{NEUTRON}/neutron.conf"
+# What an administrator looks at.
+LOOKS = (("status",), ("list",), ("doctor",), ("protect",), ("reconcile", "--dry-run"))
 HYBRID = ("qbr", "qvb", "qvo", "tap")
 
 
@@ -118,14 +123,15 @@ def test_the_agent_runs_as_a_user_of_its_own_with_one_capability(
     assert process["Seccomp"] == "2"
 
 
-def test_the_unit_is_as_closed_as_it_can_be(host: SystemdHypervisor, agent: Unit) -> None:
-    file = PROJECT / "packaging" / "systemd" / SERVICE
+@pytest.mark.parametrize(("unit", "limit"), [(SERVICE, 1.7), (BOOT_PASS, 1.3)])
+def test_the_units_are_as_closed_as_they_can_be(unit: str, limit: float) -> None:
+    file = PROJECT / "packaging" / "systemd" / unit
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(file)]
-    text = host.output(command)
+    text = run_command("here", command).stdout
 
     score = re.search(r"exposure level for \S+: ([0-9.]+)", text)
     assert score is not None, text
-    assert float(score[1]) <= 2.0, text
+    assert float(score[1]) <= limit, text
 
 
 def test_the_units_have_no_mistake(host: SystemdHypervisor, agent: Unit) -> None:
@@ -204,6 +210,53 @@ def test_the_agent_tells_libvirt_vdsms_password(host: SystemdHypervisor, agent: 
 
     assert "authentication" in stranger.stderr  # it came as far as VDSM's group does
     assert connected(host)["pid"] == agent.pid
+
+
+@pytest.fixture
+def talkative(host: SystemdHypervisor, agent: Unit) -> Iterator[Unit]:
+    """The agent, which logs all that it can, and finds out by itself what filters its vNICs."""
+    agent.configure("talkative", f"[Service]\nExecStart=\nExecStart={AGENT} --debug\n")
+    host.write(CONFIG, "[start]\ndeadline = 0\n")
+    yield agent
+    agent.configure("talkative", "")
+    host.write(CONFIG, SETTINGS)
+    host.write(SECRET, PASSWORD, mode=0o600, owner="vdsm")
+    host.run(["rm", "-rf", NEUTRON])
+    agent.restart()
+
+
+@pytest.mark.parametrize(
+    ("password", "neutron"),
+    [
+        pytest.param(PASSWORD, "[DEFAULT]\n%s\n", id="all is well"),
+        pytest.param("canary-password", "%s\n[DEFAULT]\n", id="nothing is"),
+    ],
+)
+def test_no_secret_is_ever_told(
+    host: SystemdHypervisor, talkative: Unit, vdsm: Vdsm, password: str, neutron: str
+) -> None:
+    canaries = {PASSWORD, "canary-password", "canary-transport", "canary-key"}
+    host.write(SECRET, password, mode=0o600, owner="vdsm")
+    host.write(NEUTRON_CONF, neutron % "transport_url = rabbit://neutron:canary-transport@mq/")
+    for name in certificates.NAMES:
+        host.write(certificates.FOLDER / name, "canary-key\n", mode=0o600, owner="vdsm")
+    host.vsctl("set", "Open_vSwitch", ".", "external_ids:ovn-remote=ssl:192.0.2.1:6642")
+    talkative.restart()
+
+    plug(vdsm, a_vm())
+    told = [host.run(["vifctl", *words], check=False) for words in LOOKS]
+    talkative.stop()
+    with pytest.raises(HookError, match="only it can make"):
+        plug(vdsm, a_vm())  # in a process of its own
+    talkative.start()
+    host.vsctl("remove", "Open_vSwitch", ".", "external_ids", "ovn-remote")
+
+    journal = json.dumps(host.journal())
+    assert "answered in" in journal  # what is logged for nobody but developers
+    hooks = "".join(run.stderr for run in vdsm.runs)
+    output = "".join(done.stdout + done.stderr for done in told)
+    assert "certificate" in output
+    assert [name for name in canaries if name in journal + hooks + output] == []
 
 
 # ---- its life ------------------------------------------------------------------------------------

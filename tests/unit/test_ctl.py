@@ -26,7 +26,7 @@ from vif_driver.vnic import Plugin, VnicIdentity
 from .conftest import MAC, VM_ID, VNIC_ID
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
-COMMANDS = ("status", "list", "trace", "doctor", "reconcile", "protect")
+COMMANDS = ("status", "list", "trace", "doctor", "reconcile", "protect", "configure")
 
 
 def vnic(vnic_id: str = VNIC_ID, **more: Any) -> ExternalVnic:
@@ -53,6 +53,15 @@ def vnic(vnic_id: str = VNIC_ID, **more: Any) -> ExternalVnic:
         ["protect", "--allow", "eth3", "--for", "0"],
         ["protect", "--allow", "eth3", "--for", "-1m"],
         ["protect", "--allow", "eth3", "--for", "1d"],
+        ["configure"],
+        ["configure", "flannel"],
+        ["configure", "ovn"],
+        ["configure", "ovn", "192.0.2.1"],
+        ["configure", "ovn", "192.0.2.1", "--undo"],
+        ["configure", "ovn", "192.0.2.1", "tun", "--private-key", "/key"],
+        ["configure", "ovn", "192.0.2.1", "tun", "--no-ssl", "--ipsec"],
+        ["configure", "ovn", "192.0.2.1", "tun", "--timeout", "0"],
+        ["configure", "ovn", "192.0.2.1", "tun", "--timeout", "soon"],
     ],
 )
 def test_wrong_usage_ends_with_two(
@@ -281,6 +290,10 @@ def completed(tmp_path: Path, *words: str) -> list[str]:
         (["reconcile", ""], []),
         (["protect", "--"], ["--json", "--help", "--allow", "--for", "--revoke"]),
         (["protect", "--allow", "eth3", "--for", "3"], ["30m"]),
+        (["configure", ""], ["ovn"]),
+        (["configure", "ovn", "--no"], ["--no-ssl", "--no-wait"]),
+        (["configure", "ovn", "--encap", "v"], ["vxlan"]),
+        (["configure", "ovn", ""], []),
         (["list", ""], []),
         (["trace", ""], [VNIC_ID, f"tap{VNIC_ID[:11]}"]),
         (["trace", "3c"], [VNIC_ID]),

@@ -21,6 +21,24 @@ def told(folder: Path, file: str, text: str) -> Underlay:
     return neutron_agent.underlay(folder)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("transport_url = rabbit://n:canary@mq/\n", "line 1 stands before the first [section]"),
+        ("[DEFAULT]\n= rabbit://n:canary@mq/\n", "not understood: line 2"),
+        ("[DEFAULT\npassword = canary\n", "line 1 stands before the first [section]"),
+    ],
+)
+def test_of_a_file_that_cannot_be_read_no_word_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, why: str
+) -> None:
+    (tmp_path / "neutron.conf").write_text(text)
+
+    assert neutron_agent.firewall_driver(tmp_path) is None
+
+    assert caplog.messages == [f"{tmp_path / 'neutron.conf'} cannot be read: {why}"]
+
+
 def test_without_files_nothing_is_told(tmp_path: Path) -> None:
     assert neutron_agent.underlay(tmp_path) == Underlay()
 

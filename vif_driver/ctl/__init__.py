@@ -13,6 +13,7 @@ import re
 import sys
 
 from vif_driver import __version__
+from vif_driver.ctl import configuring
 from vif_driver.errors import VifError
 from vif_driver.vnic import is_uuid
 
@@ -24,7 +25,7 @@ DEFAULT_ALLOWANCE = 600.0
 
 _DESCRIPTION = """\
 Looks after the vNICs of external networks on this host. It shows and changes nothing, but for
-reconcile and protect, which are for root. An ordinary user is shown what he may see.
+reconcile, protect and configure, which are for root. An ordinary user is shown what he may see.
 """
 
 _EPILOG = """\
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command == "protect" and options.seconds is not None and not options.allow:
         parser.error("--for says how long --allow holds")
+    if options.command == "configure":
+        configuring.check(parser, options)
     # What the libraries and adapters log is for daemons; here it is said in the findings.
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.CRITICAL,
@@ -77,6 +80,8 @@ def _run(options: argparse.Namespace) -> int:
         return _reconcile(options)
     if options.command == "protect":
         return _protect(options)
+    if options.command == "configure":
+        return configuring.run(options)
     from vif_driver.ctl import doctoring
 
     return doctoring.run(as_json=options.json)
@@ -159,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         type=_duration,
         help="how long it may, such as 90s, 10m (which is the default) or 2h",
+    )
+    configuring.add_arguments(
+        commands.add_parser(
+            "configure", help="make this host one of OVN's or Neutron's, or no longer"
+        )
     )
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="for programs")

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from vif_driver.host.links import Links
 
+# Secondary (for IPv6: temporary), failed, deprecated, tentative (linux/if_addr.h).
+_PASSING = 0x01 | 0x08 | 0x20 | 0x40
+
 Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
@@ -47,6 +50,30 @@ async def devices_of(links: Links) -> dict[Ip, str]:
         return found
 
     return await links.ask("list the addresses", ask)
+
+
+async def lasting(links: Links, device: str) -> list[Ip]:
+    """Give the addresses of a device that others can reach it by, in the kernel's order.
+
+    Not those that are valid on its link or this host alone, that are about to go or not yet
+    checked, and not secondary ones: a network has its own address first.
+
+    Raises:
+        HostError: the kernel did not answer.
+    """
+
+    def ask(netlink: IPRoute) -> list[Ip]:
+        indices = [m["index"] for m in netlink.get_links() if _name(m) == device]
+        found = []
+        for message in netlink.get_addr():
+            # The 8 bits of the header are all that was there before the kernel's 3.14.
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            if message["index"] in indices and message["scope"] == 0 and not flags & _PASSING:
+                text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                found.append(ipaddress.ip_address(text))
+        return found
+
+    return await links.ask(f"list the addresses of {device}", ask)
 
 
 async def route(links: Links, destination: Ip) -> Route:

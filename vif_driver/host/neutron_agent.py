@@ -14,8 +14,10 @@ from vif_driver.tunnels import words
 
 log = logging.getLogger(__name__)
 
-#: What the Open vSwitch agent's services read on Debian and EL; later ones win.
+#: What the Open vSwitch agent's services read on Debian (its ``agent.conf.d``) and EL; later ones
+#: win.
 CONFIG = (
+    "agent.conf.d/*.conf",
     "neutron.conf",
     "plugins/ml2/ml2_conf.ini",
     "plugins/ml2/openvswitch_agent.ini",
@@ -26,6 +28,7 @@ CONFIG = (
 
 #: What the Linux bridge agent's services read; later ones win.
 LINUX_BRIDGE = (
+    "agent.conf.d/*.conf",
     "neutron.conf",
     "plugins/ml2/ml2_conf.ini",
     "plugins/ml2/linuxbridge_agent.ini",
@@ -68,7 +71,7 @@ def firewall_driver(folder: Path = FOLDER) -> str | None:
         try:
             parser = _parse(path)
         except _UNREADABLE as error:
-            log.warning("%s cannot be read: %s", path, error)
+            log.warning("%s cannot be read: %s", path, _why(error))
             return None
         driver = parser.get("securitygroup", "firewall_driver", fallback=None) or driver
     return driver.strip() if driver else None
@@ -112,6 +115,18 @@ def files(patterns: Iterable[str], folder: Path = FOLDER) -> list[Path]:
 _NO = ("0", "false", "no", "off")
 
 _UNREADABLE = (OSError, UnicodeDecodeError, configparser.Error)
+
+
+def _why(error: Exception) -> str:
+    """Say why a file cannot be read, without a word of it: it may be a password's line."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {error.lineno} stands before the first [section]"
+    if isinstance(error, configparser.ParsingError):
+        numbers = ", ".join(str(number) for number, _ in error.errors)
+        return f"not understood: line {numbers}"
+    if isinstance(error, configparser.Error):
+        return type(error).__name__
+    return str(error)
 
 
 class _Settings:

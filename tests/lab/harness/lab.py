@@ -16,7 +16,7 @@ from .hypervisor import MANAGEMENT, UNDERLAY, UNDERLAY_MTU, Hypervisor
 from .kernel_host import KernelHost
 from .machine import PROJECT, Cable, Machine
 from .ovn_central import Central
-from .ovn_cluster import ClusteredCentral
+from .ovn_cluster import ClusteredCentral, SouthboundCluster
 from .systemd_hypervisor import SystemdHypervisor
 
 CENTRAL_ADDRESS = "192.0.2.1"
@@ -42,7 +42,7 @@ class Lab:
         ovn: with a central machine, and hosts that run ovn-controller.
         start: start everything; otherwise the machines are only there to be started.
         systemd: hypervisors on which systemd is pid 1, and starts the daemons.
-        clustered: OVN's northbound database has three members.
+        clustered: which of OVN's databases has three members, ``nb`` or ``sb``; none by default.
         own_kernel: hypervisors that have a kernel of their own, and no libvirt.
         more: of every hypervisor, as for :class:`Hypervisor`.
 
@@ -59,7 +59,7 @@ class Lab:
         ovn: bool = True,
         start: bool = True,
         systemd: bool = False,
-        clustered: bool = False,
+        clustered: str = "",
         own_kernel: bool = False,
         **more: Any,
     ) -> None:
@@ -71,7 +71,7 @@ class Lab:
             Cable("eth0", UNDERLAY, f"{CENTRAL_ADDRESS}/24", UNDERLAY_MTU),
             Cable("eth1", MANAGEMENT, f"{CENTRAL_MANAGEMENT}/24"),
         )
-        center = ClusteredCentral if clustered else Central
+        center = {"": Central, "nb": ClusteredCentral, "sb": SouthboundCluster}[clustered]
         self.central = center(self.anchor, "central", cables=cables, hosts=self.names)
         self.hosts: list[Hypervisor] = []
         for number in range(1, hypervisors + 1):

@@ -304,10 +304,26 @@ class Neutron:
         def reported() -> bool:
             if not agent.running:
                 raise RuntimeError(self.machine.read(agent.log)[-4000:])
-            found = self._request("GET", f"agents?host={self._agent_host(kind)}")["agents"]
+            found = self.agents(self._agent_host(kind))
             return bool(found) and found[0]["alive"] and found[0]["started_at"] >= since
 
         wait_until(reported, 90, f"{agent.name} alive", interval=0.25)
+
+    def agents(self, host: str) -> list[Json]:
+        """What the server knows of the agents of a host, by the name that they have for it."""
+        found: list[Json] = self._request("GET", f"agents?host={host}")["agents"]
+        return found
+
+    def add_user(self, name: str, password: str) -> None:
+        """Let a user at the message queue."""
+        script = (
+            f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"lab">>), '
+            f'rabbit_auth_backend_internal:set_permissions(<<"{name}">>, <<"/">>, '
+            '<<".*">>, <<".*">>, <<".*">>, <<"lab">>).'
+        )
+        command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "-n", "lab@localhost", "eval", script]
+        env = {"HOME": f"{STATE}/rabbitmq"}
+        self.machine.run(["runuser", "-u", "rabbitmq", "--", *command], env=env)
 
     def stop_agent(self) -> None:
         """End the running agent, if any; what it has wired stays wired.

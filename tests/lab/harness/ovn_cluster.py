@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""OVN's central machine with a northbound database of three members, of which one leads.
+"""OVN's central machine with a database of three members, of which one leads.
 
 All are on one machine, with an address each: what is wanted of them is that one can die.
 """
@@ -12,23 +12,27 @@ from .service import Service
 
 # Of the underlay; the first is the machine's own.
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "192.0.2.3")
-DATABASE, _, PORT = DATABASES["nb"]
 RAFT_PORT = 6643
 
 
 class ClusteredCentral(Central):
-    """The machine that runs OVN's databases, three servers of the northbound one among them."""
+    """The machine that runs OVN's databases, three servers of one of them."""
+
+    #: The database that has three.
+    kind = "nb"
 
     @property
     def members(self) -> list[Service]:
-        """The servers of the northbound database."""
-        remotes = enumerate((f"ptcp:{PORT}:{address}" for address in ADDRESSES), start=1)
-        return [self.server("nb", f"nb{number}", remote) for number, remote in remotes]
+        """The servers of that database."""
+        remotes = enumerate((f"ptcp:{self._port}:{address}" for address in ADDRESSES), start=1)
+        return [
+            self.server(self.kind, f"{self.kind}{number}", remote) for number, remote in remotes
+        ]
 
     @property
     def remotes(self) -> str:
         """Where they listen, as clients are told it."""
-        return ",".join(f"tcp:{address}:{PORT}" for address in ADDRESSES)
+        return ",".join(f"tcp:{address}:{self._port}" for address in ADDRESSES)
 
     @property
     def leader(self) -> Service:
@@ -49,14 +53,14 @@ class ClusteredCentral(Central):
     # ---- what is different -------------------------------------------------------------------
 
     def servers(self, kind: str) -> list[Service]:
-        return self.members if kind == "nb" else super().servers(kind)
+        return self.members if kind == self.kind else super().servers(kind)
 
     def asked(self, kind: str) -> Service:
         # ovn-nbctl tries each member once, and doesn't wait for one to lead.
-        return self.leader if kind == "nb" else super().asked(kind)
+        return self.leader if kind == self.kind else super().asked(kind)
 
     def start_database(self, kind: str) -> None:
-        if kind != "nb":
+        if kind != self.kind:
             super().start_database(kind)
             return
         for address in ADDRESSES[1:]:
@@ -67,20 +71,35 @@ class ClusteredCentral(Central):
             if not self.exists(file) and own == first:
                 self.run(["ovsdb-tool", "create-cluster", file, SCHEMAS[kind], own])
             elif not self.exists(file):
-                self.run(["ovsdb-tool", "join-cluster", file, DATABASE, own, first])
+                self.run(["ovsdb-tool", "join-cluster", file, self._database, own, first])
             member.start()
         self.restore()
-        self.nbctl("init")
+        control = self.nbctl if kind == "nb" else self.sbctl
+        control("init")
+
+    @property
+    def _database(self) -> str:
+        return DATABASES[self.kind][0]
+
+    @property
+    def _port(self) -> int:
+        return DATABASES[self.kind][2]
 
     def _wait_joined(self, member: Service) -> None:
-        wait = ["ovsdb-client", "--timeout=20", "wait", socket_of(member), DATABASE, "connected"]
-        self.run(wait)
+        wait = ["ovsdb-client", "--timeout=20", "wait", socket_of(member)]
+        self.run([*wait, self._database, "connected"])
 
     def _find_leader(self) -> Service | None:
         for member in self.members:
             if member.running:
                 ask = ["ovs-appctl", "-t", f"/run/ovn/{member.name}_db.ctl"]
-                done = self.run([*ask, "cluster/status", DATABASE], check=False)
+                done = self.run([*ask, "cluster/status", self._database], check=False)
                 if "Role: leader" in done.stdout:
                     return member
         return None
+
+
+class SouthboundCluster(ClusteredCentral):
+    """The machine that runs OVN's databases, three servers of the southbound one among them."""
+
+    kind = "sb"

@@ -143,8 +143,9 @@ class SystemdHypervisor(Hypervisor):
         super().prepare_files()
         self.set_group(QEMU_USER.name, QEMU_USER.gid, [VDSM_USER.name])
         self.set_user(QEMU_USER)
-        # Where Debian's ovs-ctl takes it from.
-        self.write("/etc/openvswitch/system-id.conf", f"{self.name}\n")
+        # Where Debian's ovs-ctl takes it from; on its disk, so once.
+        if not self._cleared:
+            self.write("/etc/openvswitch/system-id.conf", f"{self.name}\n")
         self.write("/etc/systemd/journald.conf.d/lab.conf", JOURNAL)
         self.make_directory("/var/log/journal")
         self._clear_units()

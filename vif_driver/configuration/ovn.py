@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a host of OVN's is to be like: what was asked for, checked, and the settings it means."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Mapping
+
+from vif_driver.errors import BadRequest, HostError, one_line
+from vif_driver.host.addresses import Ip
+from vif_driver.host.certificates import Credentials
+from vif_driver.host.southbound import Encap
+
+#: Where the southbound database listens if nothing else is said (ovn-sb(5)).
+PORT = 6642
+
+#: Kinds of tunnels that ovn-controller makes (ovn-controller(8), ovn-encap-type).
+ENCAPS = ("geneve", "vxlan")
+
+#: What is set where nobody has set anything else: as ovirt-provider-ovn-driver did.  A host that
+#: works hard answers late, and is not to be taken for dead.  Milliseconds, and seconds.
+PATIENCE = {"ovn-remote-probe-interval": "60000", "ovn-openflow-probe-interval": "60"}
+
+#: All keys of ``external_ids`` that make a host one of OVN's, and are its alone.
+KEYS = ("ovn-remote", "ovn-encap-type", "ovn-encap-ip", *PATIENCE)
+
+_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Central:
+    """Where a member of the southbound database listens."""
+
+    address: Ip
+    port: int = PORT
+
+    def method(self, kind: str) -> str:
+        """Give it as a connection method of ovsdb(7), of kind ``ssl`` or ``tcp``."""
+        return f"{kind}:{bracketed(self.address)}:{self.port}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a host is to be like.
+
+    Attributes:
+        centrals: the members of the southbound database.
+        tunnel: this host's address for tunnels, or the name of VDSM's network that has it.
+        fqdn: what it is to be called; None to leave that alone.
+        encaps: kinds of tunnels.
+        credentials: with which it speaks TLS; None for plain TCP.
+        ipsec: tunnels can be encrypted by IPsec.
+    """
+
+    centrals: tuple[Central, ...]
+    tunnel: Ip | str
+    fqdn: str | None = None
+    encaps: tuple[str, ...] = ("geneve",)
+    credentials: Credentials | None = None
+    ipsec: bool = False
+
+    @property
+    def remote(self) -> str:
+        """The value of ``ovn-remote``."""
+        kind = "tcp" if self.credentials is None else "ssl"
+        return ",".join(central.method(kind) for central in self.centrals)
+
+    def ends(self, tunnel: Ip) -> set[Encap]:
+        """Give what the southbound database is to have of this host's tunnels."""
+        return {Encap(kind, str(tunnel)) for kind in self.encaps}
+
+    def external_ids(self, tunnel: Ip, now: Mapping[str, str]) -> dict[str, str]:
+        """Give the settings.
+
+        Args:
+            tunnel: this host's address for tunnels.
+            now: those that there are.
+
+        Raises:
+            HostError: one that there is would keep ours from having an effect.
+        """
+        settings = {
+            "ovn-remote": self.remote,
+            "ovn-encap-type": ",".join(self.encaps),
+            "ovn-encap-ip": str(tunnel),
+            # A site's own stay.
+            **{key: now.get(key, value) for key, value in PATIENCE.items()},
+        }
+        name = self.fqdn or now.get("system-id")
+        for key, value in settings.items():
+            if now.get(f"{key}-{name}", value) != value:
+                raise HostError(
+                    f"external_ids:{key}-{name} of Open vSwitch's database goes before {key}",
+                    f"take it away: ovs-vsctl remove Open_vSwitch . external_ids {key}-{name}",
+                )
+        return settings if self.fqdn is None else {**settings, "system-id": self.fqdn}
+
+    def other_config(self) -> dict[str, str]:
+        """Give the settings of ovs-monitor-ipsec: this host's certificate (ovn-ipsec tutorial)."""
+        if not self.ipsec or self.credentials is None:
+            return {}
+        return ipsec_keys(self.credentials)
+
+
+def ipsec_keys(credentials: Credentials) -> dict[str, str]:
+    """Give the keys of ``other_config`` by which Open vSwitch knows its certificate for IPsec."""
+    names = ("private_key", "certificate", "ca_cert")
+    return {name: str(path) for name, path in zip(names, credentials.files)}
+
+
+def parse_centrals(text: str) -> tuple[Central, ...]:
+    """Read where the southbound database listens: addresses, separated by commas.
+
+    Raises:
+        BadRequest: one is none.
+    """
+    words = [word.strip() for word in text.split(",")]
+    return tuple(dict.fromkeys(_parse_central(word) for word in words))
+
+
+def parse_tunnel(text: str) -> Ip | str:
+    """Read an address for tunnels, or the name of a network, whose existence is not looked at.
+
+    Raises:
+        BadRequest: no other host can send anything to that address.
+    """
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return text
+    if address.is_loopback or address.is_multicast or address.is_unspecified or _is_local(address):
+        raise BadRequest(
+            f"tunnels cannot end at {address}: no other host can reach it",
+            "give an address of this host that others reach",
+        )
+    return address
+
+
+def parse_fqdn(text: str) -> str:
+    """Read the name that the host is to have.
+
+    Raises:
+        BadRequest: it is none of DNS (RFC 1123, 2.1).
+    """
+    if len(text) > 253 or not _NAME.fullmatch(text):
+        raise BadRequest(
+            f"{one_line(text, 80)!r} is no host name", "give this host's name as the engine has it"
+        )
+    return text
+
+
+def parse_encaps(text: str) -> tuple[str, ...]:
+    """Read kinds of tunnels, separated by commas.
+
+    Raises:
+        BadRequest: there is no such kind.
+    """
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for word in words:
+        if word not in ENCAPS:
+            raise BadRequest(
+                f"there are no tunnels of kind {one_line(word, 40)!r}",
+                f"give {' or '.join(ENCAPS)}, or both with a comma",
+            )
+    return words
+
+
+def bracketed(address: Ip) -> str:
+    """Give an address as it stands before a colon and a port."""
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _parse_central(word: str) -> Central:
+    match = re.fullmatch(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?|([^\[\]:]*):([0-9]{1,5})", word)
+    text, port = word, str(PORT)
+    if match is not None:
+        text, port = match[1] or match[3] or "", match[2] or match[4] or port
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise BadRequest(
+            f"{one_line(word, 80)!r} is no IP address of OVN's southbound database",
+            "give its address, such as 192.0.2.1 or 2001:db8::1, not its name",
+        ) from None
+    if address.is_multicast or address.is_unspecified or _is_local(address):
+        raise BadRequest(
+            f"OVN's southbound database cannot be at {address}", "give an address that routers know"
+        )
+    if not 0 < int(port) < 65536:
+        raise BadRequest(f"there is no port {port}", "give one from 1 to 65535")
+    return Central(address, int(port))
+
+
+def _is_local(address: Ip) -> bool:
+    # One with a zone, such as fe80::1%eth0, is such an address, too.
+    return address.is_link_local
