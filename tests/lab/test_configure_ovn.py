@@ -357,7 +357,7 @@ def ipsec(host: SystemdHypervisor) -> Iterator[Unit]:
 def test_tunnels_can_be_encrypted(
     host: SystemdHypervisor, ipsec: Unit, authority: Authority
 ) -> None:
-    files = give(host, authority.sign("hv1"))
+    files = give(host, authority.sign(NAME))
     central = f"{CENTRAL_ADDRESS}:{TLS_PORT}"
 
     joined = vifctl(host, central, TUNNEL, NAME, "--ipsec")
@@ -370,6 +370,18 @@ def test_tunnels_can_be_encrypted(
     assert runs
     assert not ipsec.running
     assert "certificate" not in host.vsctl("get", "Open_vSwitch", ".", "other_config")
+
+
+def test_a_certificate_of_another_name_is_told_of(
+    host: SystemdHypervisor, ipsec: Unit, authority: Authority
+) -> None:
+    files = give(host, authority.sign("hv1"))
+
+    answer = vifctl(host, f"{CENTRAL_ADDRESS}:{TLS_PORT}", TUNNEL, NAME, "--ipsec")
+
+    assert answer.status == 0
+    (note,) = json.loads(answer.out)["notes"]
+    assert f"cannot be encrypted: {files.certificate} is not made out to {NAME}" in note
 
 
 # ---- bad input -----------------------------------------------------------------------------------

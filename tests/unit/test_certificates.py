@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vif_driver.host.certificates import Credentials
 from vif_driver.inspection.doctor.certificates import judge
 from vif_driver.inspection.finding import State
 
+from . import programs
 from .conftest import OvsdbServer
 from .southbound_server import Authority
 
@@ -165,3 +167,18 @@ def test_a_key_with_a_passphrase_does_not_ask_for_it(good: Credentials, tmp_path
 
     with pytest.raises(HostError, match=r"locked\.pem"):
         certificates.context(dataclasses.replace(good, key=locked))
+
+
+def test_a_certificate_is_made_out_to_its_common_name(good: Credentials) -> None:
+    assert certificates.names(good.certificate) == {"good"}
+
+
+def test_a_certificate_is_made_out_to_its_names_of_dns(tmp_path: Path) -> None:
+    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /O=x/CN=hv"
+    extension = "subjectAltName=DNS:hv1.example.com,IP:192.0.2.1,DNS:hv1"
+    files = ["-keyout", tmp_path / "key", "-out", tmp_path / "cert"]
+    programs.run(
+        "openssl", "req", *options.split(), "-addext", extension, *files, stderr=subprocess.PIPE
+    )
+
+    assert certificates.names(tmp_path / "cert") == {"hv", "hv1.example.com", "hv1"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import ipaddress
 import subprocess
@@ -15,7 +16,7 @@ from vif_driver.configuration import ovn, registration
 from vif_driver.configuration.ovn import Central, Wanted
 from vif_driver.errors import BadRequest, HostError
 from vif_driver.host.certificates import in_folder
-from vif_driver.host.southbound import Chassis, Encap
+from vif_driver.host.southbound import Chassis, Encap, Southbound
 
 V4, V6 = ipaddress.ip_address("192.0.2.1"), ipaddress.ip_address("2001:db8::1")
 TUNNEL = ipaddress.ip_address("192.0.2.11")
@@ -168,17 +169,11 @@ def test_a_setting_of_another_chassis_or_of_the_same_value_does_not_matter(
 
 
 def test_ipsec_has_the_certificate_of_tls() -> None:
-    wanted = dataclasses.replace(PLAIN, credentials=FILES, ipsec=True)
-
-    assert wanted.other_config() == {
+    assert ovn.ipsec_keys(FILES) == {
         "private_key": "/etc/pki/vdsm/ovn/ovn-key.pem",
         "certificate": "/etc/pki/vdsm/ovn/ovn-cert.pem",
         "ca_cert": "/etc/pki/vdsm/ovn/ca-cert.pem",
     }
-
-
-def test_without_ipsec_there_is_nothing_of_it() -> None:
-    assert dataclasses.replace(PLAIN, credentials=FILES).other_config() == {}
 
 
 # ---- registered ----------------------------------------------------------------------------------
@@ -208,6 +203,42 @@ def test_another_chassis_that_has_its_address_is_named() -> None:
 
     assert "192.0.2.11 is the tunnels' end of chassis 5ba1f0a2 (hv1) already" in told
     assert "ovn-sbctl chassis-del 5ba1f0a2" in told
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, *known: Chassis, hostname: str | None) -> str:
+    async def chassis(_southbound: Southbound) -> list[Chassis]:
+        return list(known)
+
+    monkeypatch.setattr(Southbound, "chassis", chassis)
+    try:
+        asyncio.run(registration.refuse_taken(PLAIN, TUNNEL, "hv1", hostname))
+    except HostError as error:
+        return str(error)
+    return ""
+
+
+ELSEWHERE = dataclasses.replace(HERE, encaps=(Encap("geneve", "192.0.2.12"),))
+
+
+def test_a_name_that_another_host_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refused(monkeypatch, ELSEWHERE, hostname="hv9.example.com")
+
+    assert told.startswith("OVN has another host called hv1 already (hv1); give this host's own")
+
+
+@pytest.mark.parametrize(
+    ("known", "hostname"),
+    [
+        (dataclasses.replace(ELSEWHERE, name="hv2"), "hv9"),
+        (ELSEWHERE, "HV1.example.com"),
+        (HERE, "localhost"),
+        (ELSEWHERE, None),
+    ],
+)
+def test_a_host_that_is_installed_anew_has_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, known: Chassis, hostname: str | None
+) -> None:
+    assert refused(monkeypatch, known, hostname=hostname) == ""
 
 
 # ---- who has it ----------------------------------------------------------------------------------

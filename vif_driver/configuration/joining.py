@@ -20,7 +20,7 @@ from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
 from vif_driver.configuration.services import ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
-from vif_driver.host import ovn_controller, units
+from vif_driver.host import certificates, ovn_controller, units
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
@@ -94,7 +94,7 @@ def join(
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
     if renamed or "ovn-remote" not in now.external_ids:
         hostname = now.external_ids.get("hostname")
-        asyncio.run(registration.refuse_taken(wanted, name, hostname))
+        asyncio.run(registration.refuse_taken(wanted, address, name, hostname))
     if wanted.fqdn is not None:
         content = f"{wanted.fqdn}\n".encode()
         changes.make(FileContent(SYSTEM_ID, content, f"{SYSTEM_ID} has {wanted.fqdn}"))
@@ -102,11 +102,11 @@ def join(
         # It signs off under its old name while it still has it.
         changes.note(ServiceState(CONTROLLER, active=True))
         units.stop(CONTROLLER)
-    maps = {"external_ids": settings, "other_config": wanted.other_config()}
+    maps = {"external_ids": settings, "other_config": _encryption(wanted, now)}
     changes.make(OpenVSwitchSettings(maps, _named_tls(wanted, now)))
     changes.make(ServiceState(boot.name, enabled=True))
     changes.make(ServiceState(CONTROLLER, active=True))
-    notes = _make_ipsec_run(wanted, changes)
+    notes = _make_ipsec_run(wanted, changes, name)
     if timeout is not None:
         asyncio.run(registration.wait(wanted, address, name, timeout))
     return notes
@@ -200,7 +200,7 @@ def _named_tls(wanted: Wanted, now: Settings) -> tuple[Tls | None, ...]:
     return (Tls(wanted.credentials),)
 
 
-def _make_ipsec_run(wanted: Wanted, changes: Transaction) -> list[str]:
+def _make_ipsec_run(wanted: Wanted, changes: Transaction, name: str) -> list[str]:
     if not wanted.ipsec or wanted.credentials is None:
         return []
     service = units.first(*IPSEC)
@@ -210,7 +210,21 @@ def _make_ipsec_run(wanted: Wanted, changes: Transaction) -> list[str]:
             "them, install it and run this again"
         ]
     changes.make(ServiceState(service.name, active=True, enabled=True))
-    return []
+    certificate = wanted.credentials.certificate
+    if name in certificates.names(certificate):
+        return []
+    # It says who sends; ovs-monitor-ipsec has the other hosts expect the chassis' name.
+    return [
+        f"tunnels cannot be encrypted: {certificate} is not made out to {name}; if OVN is to "
+        f"encrypt them, {certificates.ENROLL}"
+    ]
+
+
+def _encryption(wanted: Wanted, now: Settings) -> dict[str, str]:
+    """Give what is to be set for IPsec; once it is set, it follows the certificate."""
+    if wanted.credentials is not None and (wanted.ipsec or _ipsec_settings(now)):
+        return ipsec_keys(wanted.credentials)
+    return {}
 
 
 def _ipsec_settings(now: Settings) -> dict[str, str | None]:

@@ -97,15 +97,12 @@ class Wanted:
                 )
         return settings if self.fqdn is None else {**settings, "system-id": self.fqdn}
 
-    def other_config(self) -> dict[str, str]:
-        """Give the settings of ovs-monitor-ipsec: this host's certificate (ovn-ipsec tutorial)."""
-        if not self.ipsec or self.credentials is None:
-            return {}
-        return ipsec_keys(self.credentials)
-
 
 def ipsec_keys(credentials: Credentials) -> dict[str, str]:
-    """Give the keys of ``other_config`` by which Open vSwitch knows its certificate for IPsec."""
+    """Give the settings in ``other_config`` by which ovs-monitor-ipsec knows its certificate.
+
+    (OVN's tutorial "Encrypt Tunnels with IPsec".)
+    """
     names = ("private_key", "certificate", "ca_cert")
     return {name: str(path) for name, path in zip(names, credentials.files)}
 

@@ -18,11 +18,12 @@ _PAUSE = 0.3
 _LOG = "see ovn-controller.log"
 
 
-async def refuse_taken(wanted: Wanted, name: str, hostname: str | None) -> None:
+async def refuse_taken(wanted: Wanted, tunnel: Ip, name: str, hostname: str | None) -> None:
     """See that no other host has a name already; two that share one take it from each other.
 
     Args:
         wanted: what the host is like.
+        tunnel: its address for tunnels.
         name: its chassis' name.
         hostname: what this host says it is called; None if it doesn't.
 
@@ -34,12 +35,22 @@ async def refuse_taken(wanted: Wanted, name: str, hostname: str | None) -> None:
     except VifError:
         return  # whether it answers at all is waited for later
     for other in known:
-        if other.name == name and hostname is not None and other.hostname != hostname:
+        if other.name == name and not _is_earlier_self(other, tunnel, hostname):
             raise HostError(
                 f"OVN has another host called {name} already ({other.hostname})",
                 "give this host's own name; if the other one is gone: "
                 f"ovn-sbctl chassis-del {name}, where OVN's databases are",
             )
+
+
+def _is_earlier_self(other: Chassis, tunnel: Ip, hostname: str | None) -> bool:
+    # A host that is installed anew may be called otherwise, or have got another address.
+    is_here = any(end.ip == str(tunnel) for end in other.encaps)
+    return is_here or hostname is None or _label(other.hostname) == _label(hostname)
+
+
+def _label(hostname: str) -> str:
+    return hostname.partition(".")[0].lower()
 
 
 async def wait(wanted: Wanted, tunnel: Ip, name: str, timeout: float) -> None:

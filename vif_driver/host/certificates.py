@@ -190,6 +190,18 @@ def expiry(certificate: Path) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
+def names(certificate: Path) -> set[str]:
+    """Give the names that a certificate is made out to: its common name, and those of DNS.
+
+    Raises:
+        HostError: it cannot be read.
+    """
+    options = ("-noout", "-subject", "-nameopt", "multiline", "-ext", "subjectAltName")
+    text = _openssl("x509", *options, "-in", str(certificate))
+    common = re.findall(r"^ *commonName *= (.*)$", text, re.M)
+    return {*common, *re.findall(r"DNS:([^,\s]+)", text)}
+
+
 def require_signed(credentials: Credentials) -> None:
     """Make sure that the certificate was signed by the CA, whatever the dates say.
 
