@@ -60,12 +60,9 @@ def remove(path: Path) -> None:
 
 
 def _label_like(path: Path, handle: int) -> None:
-    # Where there is no SELinux, or no file, there is no label; and one that is as its folder has it
-    # new needs none.
+    # Where there is no SELinux, or no file, there is no label.
     with contextlib.suppress(OSError):
-        label = os.getxattr(path, _LABEL)
-        if os.getxattr(handle, _LABEL) != label:
-            os.setxattr(handle, _LABEL, label)
+        os.setxattr(handle, _LABEL, os.getxattr(path, _LABEL))
 
 
 def sync_folder(folder: Path) -> None:

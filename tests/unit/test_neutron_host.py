@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A host becomes one of Neutron's: which agent, which order, and what is said besides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vif_driver import config
+from vif_driver.config import Config
+from vif_driver.configuration import neutron_host, neutron_past
+from vif_driver.configuration.neutron import LINUX_BRIDGE, OPEN_VSWITCH, Wish
+from vif_driver.configuration.neutron_host import Rehearsal
+from vif_driver.errors import Unavailable, VifError
+from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
+from vif_driver.host.snapshot import Device, Snapshot
+from vif_driver.host.switch import Switch, SwitchInterface
+from vif_driver.host.units import Unit
+
+ETH0 = Device("eth0", "", 1500, None, None, None, None, 0)
+TAP = Device("tap1", "tun", 1500, "brq1", None, None, None, 0)
+
+
+class Host:
+    """Of paper.
+
+    Attributes:
+        etc: ``/etc/neutron``.
+        state: where it is noted what was before.
+        installed: units, and whether they run.
+        switch: Open vSwitch; None if it does not answer.
+        vswitchd: whether that runs.
+        devices: the kernel's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.etc = folder / "etc"
+        self.state = folder / "state"
+        self.state.mkdir()
+        self.installed = {OPEN_VSWITCH.unit: False, "openvswitch.service": True}
+        self.switch: Switch | None = Switch()
+        self.vswitchd = True
+        self.devices = {"eth0": ETH0}
+        (self.etc / "plugins/ml2").mkdir(parents=True)
+        self.write("neutron.conf", "[DEFAULT]\ntransport_url = rabbit://u:p@mq/\n")
+        self.write(OPEN_VSWITCH.file, "")
+        self.write(LINUX_BRIDGE.file, "")
+
+    def write(self, name: str, text: str) -> None:
+        (self.etc / name).write_text(text)
+
+    def look(self, name: str) -> Unit:
+        runs = self.installed.get(name, False)
+        return Unit(name, name in self.installed, runs, runs)
+
+    def read_once(self, _timeout: float) -> Switch:
+        if self.switch is None:
+            raise Unavailable("Open vSwitch's database does not answer", "start it")
+        return self.switch
+
+    def configure(self, wish: Wish, agent: str | None = None) -> tuple[list[str], list[str]]:
+        """Rehearse it; gives what would be done, and what is said besides."""
+        rehearsal = Rehearsal()
+        notes = neutron_host.configure(rehearsal, wish, agent, 60.0, self.state)
+        return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
+
+    def undo(self) -> tuple[list[str], list[str]]:
+        rehearsal = Rehearsal()
+        notes = neutron_host.undo(rehearsal, self.state)
+        return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host(tmp_path)
+    monkeypatch.setattr(neutron_agent, "FOLDER", host.etc)
+    monkeypatch.setattr(neutron_agent.underlay, "__defaults__", (host.etc,))
+    monkeypatch.setattr(units, "look", host.look)
+    monkeypatch.setattr(switch, "read_once", host.read_once)
+    monkeypatch.setattr(ovs_bridges, "look", dict)
+    monkeypatch.setattr(snapshot, "take", lambda: Snapshot(host.devices))
+    monkeypatch.setattr(processes, "find", lambda _name: 7 if host.vswitchd else None)
+    monkeypatch.setattr(config, "load", Config)
+    return host
+
+
+BRIDGES = Wish(bridges={"p1": "br-ex"})
+
+
+def refusal(host: Host, wish: Wish, agent: str | None = None) -> str:
+    with pytest.raises(VifError) as raised:
+        host.configure(wish, agent)
+    return str(raised.value)
+
+
+# ---- which agent ---------------------------------------------------------------------------------
+
+
+def test_a_host_without_an_agent_needs_one(host: Host) -> None:
+    del host.installed[OPEN_VSWITCH.unit]
+
+    assert refusal(host, Wish()).startswith("this host has no agent of Neutron's; install ")
+
+
+def test_of_two_agents_one_must_be_named(host: Host) -> None:
+    host.installed[LINUX_BRIDGE.unit] = True
+
+    assert refusal(host, Wish()) == (
+        "this host has two agents, openvswitch and linuxbridge; name one with --agent"
+    )
+
+
+def test_what_only_one_agent_knows_names_it(host: Host) -> None:
+    host.installed[LINUX_BRIDGE.unit] = False
+
+    done, _ = host.configure(Wish(interfaces={"p1": "eth0"}))
+
+    assert f"{LINUX_BRIDGE.unit} runs" in done
+
+
+def test_an_agent_that_is_not_installed_is_named(host: Host) -> None:
+    said = refusal(host, Wish(interfaces={"p1": "eth0"}))
+
+    assert said.startswith("Neutron's Linux bridge agent is not installed (neutron-linuxbridge")
+
+
+# ---- Open vSwitch --------------------------------------------------------------------------------
+
+
+def test_the_open_vswitch_agent_needs_open_vswitch(host: Host) -> None:
+    host.switch = None
+
+    assert refusal(host, BRIDGES) == "Open vSwitch's database does not answer; start it"
+
+
+def test_and_the_daemon_behind_its_database(host: Host) -> None:
+    host.vswitchd = False
+
+    assert refusal(host, BRIDGES).startswith("ovs-vswitchd does not run; start it: ")
+
+
+def test_the_linux_bridge_agent_does_without(host: Host) -> None:
+    host.installed = {LINUX_BRIDGE.unit: False}
+    host.switch = None
+
+    done, _ = host.configure(Wish(interfaces={"p1": "eth0"}))
+
+    assert not [what for what in done if "bridge br-" in what]
+
+
+# ---- what is done --------------------------------------------------------------------------------
+
+
+def test_what_is_done_is_told_in_the_order_in_which_it_is_done(host: Host) -> None:
+    done, _ = host.configure(Wish(bridges={"p1": "br-ex"}, uplinks={"br-ex": "eth0"}))
+
+    assert done == [
+        "what the host was before is noted",
+        "Open vSwitch has the bridge br-int",
+        "Open vSwitch has the bridge br-ex",
+        "eth0 is a port of br-ex",
+        f"{OPEN_VSWITCH.file}: [ovs] bridge_mappings = p1:br-ex",
+        f"{OPEN_VSWITCH.unit} starts at boot",
+        f"{OPEN_VSWITCH.unit} runs",
+    ]
+
+
+def test_an_agent_that_runs_is_restarted_for_its_new_options(host: Host) -> None:
+    host.installed[OPEN_VSWITCH.unit] = True
+
+    done, _ = host.configure(BRIDGES)
+
+    assert done[-1] == f"{OPEN_VSWITCH.unit} was restarted"
+
+
+def test_an_agent_whose_options_stay_is_not(host: Host) -> None:
+    host.installed[OPEN_VSWITCH.unit] = True
+
+    done, _ = host.configure(Wish())
+
+    assert f"{OPEN_VSWITCH.unit} was restarted" not in done
+
+
+def test_a_restart_that_would_cut_vms_off_is_refused(host: Host) -> None:
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.write(OPEN_VSWITCH.file, "[agent]\ndrop_flows_on_start = true\n")
+
+    assert "which would cut all VMs off ([agent] drop_flows_on_start is true)" in refusal(
+        host, BRIDGES
+    )
+
+
+# ---- what is said besides ------------------------------------------------------------------------
+
+
+def test_a_bridge_that_leads_nowhere_is_named(host: Host) -> None:
+    _, notes = host.configure(BRIDGES)
+
+    assert notes == ["br-ex leads nowhere: give it a network card with --uplink br-ex:DEVICE"]
+
+
+def test_one_with_a_network_card_is_not(host: Host) -> None:
+    host.switch = Switch(interfaces=[SwitchInterface("eth9", "", "eth9", "br-ex")])
+
+    assert host.configure(BRIDGES)[1] == []
+
+
+def test_an_integration_bridge_that_we_do_not_use_is_named(host: Host) -> None:
+    _, notes = host.configure(Wish(integration_bridge="br-n"))
+
+    assert notes[0].endswith("vNICs are plugged into that one; set it to br-n")
+
+
+# ---- undone --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def past(host: Host) -> neutron_past.Past:
+    """That of a host that has been configured."""
+    past = neutron_past.Past(
+        (
+            neutron_past.PastOption(OPEN_VSWITCH.file, "ovs", "bridge_mappings", None, "p1:br-ex"),
+            neutron_past.PastOption(OPEN_VSWITCH.file, "ovs", "local_ip", "192.0.2.1", "192.0.2.2"),
+        ),
+        (neutron_past.PastService(OPEN_VSWITCH.unit, active=False, enabled=False),),
+    )
+    (host.state / neutron_past.NAME).write_bytes(past.content())
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.write(OPEN_VSWITCH.file, "[ovs]\nbridge_mappings = p1:br-ex\nlocal_ip = 192.0.2.2\n")
+    return past
+
+
+def test_a_host_that_was_not_configured_has_nothing_to_undo(host: Host) -> None:
+    assert host.undo() == ([], ["nothing here was configured by vifctl configure neutron"])
+
+
+@pytest.mark.usefixtures("past")
+def test_all_that_was_set_is_undone(host: Host) -> None:
+    done, notes = host.undo()
+
+    assert done == [
+        f"{OPEN_VSWITCH.unit} does not start at boot",
+        f"{OPEN_VSWITCH.unit} does not run",
+        f"{OPEN_VSWITCH.file}: [ovs] bridge_mappings is not set",
+        f"{OPEN_VSWITCH.file}: [ovs] local_ip is what it was",
+        "what the host was before is forgotten",
+    ]
+    assert not notes
+
+
+@pytest.mark.usefixtures("past")
+def test_what_somebody_else_has_changed_since_stays(host: Host) -> None:
+    host.write(OPEN_VSWITCH.file, "[ovs]\nbridge_mappings = p1:br-x\nlocal_ip = 192.0.2.2\n")
+
+    _, notes = host.undo()
+
+    assert notes == [
+        f"{OPEN_VSWITCH.file}: [ovs] bridge_mappings stays as it is: it was changed since"
+    ]
+
+
+@pytest.mark.usefixtures("past")
+def test_a_host_with_vms_is_not_undone(host: Host) -> None:
+    host.switch = Switch(interfaces=[SwitchInterface("tap1", "", "tap1", "br-int", vnic_id="3c1a")])
+
+    with pytest.raises(VifError, match="vNIC 3c1a of a VM is on br-int and would be cut off"):
+        host.undo()
+
+
+def test_nor_is_one_with_vms_on_linux_bridges(host: Host) -> None:
+    services = (neutron_past.PastService(LINUX_BRIDGE.unit, active=False, enabled=False),)
+    (host.state / neutron_past.NAME).write_bytes(neutron_past.Past((), services).content())
+    host.devices["tap1"] = TAP
+
+    with pytest.raises(VifError, match="tap1 of a VM is on brq1 and would be cut off"):
+        host.undo()
