@@ -150,6 +150,19 @@ def test_a_table_is_as_wide_as_it_must_be(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
+def test_nothing_that_is_shown_controls_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = "\033]0;x\007\nvm"
+    text.print_table([(evil, evil)])
+    text.print_findings([finding.bad(evil, evil, evil)])
+    told = capsys.readouterr().out
+    told += shown({"waiting": [{"vnic_id": evil}]}, monkeypatch, as_json=False)
+
+    assert told.count("]0;x") == 6
+    assert [char for char in told if not char.isprintable() and char != "\n"] == []
+
+
 def test_findings_are_shown_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     text.print_findings(
         [

@@ -9,7 +9,7 @@ from typing import Any
 
 from vif_driver.ctl import FINE, WRONG, service, text
 from vif_driver.ctl.look import LEFT_OUT, is_root, look
-from vif_driver.errors import VifError
+from vif_driver.errors import VifError, one_line
 from vif_driver.inspection.doctor import ovn
 from vif_driver.inspection.doctor.libvirt import connection
 from vif_driver.inspection.doctor.open_vswitch import bridge, database, is_installed
@@ -61,7 +61,7 @@ def run(*, as_json: bool) -> int:
     else:
         text.print_findings(status.findings)
         for one in status.waiting:
-            print(_waits(one))
+            print(one_line(_waits(one)))
         for line in left_out:
             print(line)
     return WRONG if any(finding.is_bad for finding in status.findings) else FINE

@@ -27,9 +27,13 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Show rows in columns as wide as they need to be; the last one ends where it ends."""
-    widths = [max(map(len, column)) for column in list(zip(*rows))[:-1]]
-    for row in rows:
+    """Show rows in columns as wide as they need to be; the last one ends where it ends.
+
+    What others have named goes to a terminal of root's: nothing of it controls that.
+    """
+    shown = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in list(zip(*shown))[:-1]]
+    for row in shown:
         cells = [cell.ljust(width) for cell, width in zip(row, widths)]
         print("  ".join([*cells, row[-1]]).rstrip())
 
@@ -37,12 +41,12 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 def print_findings(findings: Iterable[Finding]) -> None:
     """Show findings, one a line, and below it what to do."""
     shown = list(findings)
-    names = max((len(finding.name) for finding in shown), default=0)
+    names = max((len(one_line(finding.name)) for finding in shown), default=0)
     states = max(map(len, _WORDS.values()))
     told: set[str] = set()
     for finding in shown:
         word = _coloured(_WORDS[finding.state].ljust(states), finding.state)
-        print(f"{word}  {finding.name.ljust(names)}  {one_line(finding.detail)}")
+        print(f"{word}  {one_line(finding.name).ljust(names)}  {one_line(finding.detail)}")
         # How to see what is not seen is the same for most of it.
         if finding.remedy and not (finding.state is State.UNKNOWN and finding.remedy in told):
             print(f"{' ' * (states + names + 4)}-> {one_line(finding.remedy)}")
