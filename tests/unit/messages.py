@@ -37,6 +37,7 @@ _ARGUMENTS = {
     "Purpose": 1,
     "_end": 1,
     "failure": 1,
+    "_error": 1,
 }
 
 # What such an argument is called where it is given by its name.
@@ -169,7 +170,8 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node, ast.Constant):
             return [node.value] if isinstance(node.value, str) else []
         if isinstance(node, ast.JoinedStr):
-            return ["".join(self._part(part) for part in node.values)]
+            parts = (self._part(part) for part in node.values)
+            return ["".join(one) for one in itertools.product(*parts)]
         if isinstance(node, ast.List):
             return [text for element in node.elts for text in self._texts(element)]
         if isinstance(node, ast.IfExp):
@@ -197,16 +199,17 @@ class _Reader(ast.NodeVisitor):
         self._within_names.pop()
         return texts
 
-    def _part(self, part: ast.expr) -> str:
-        """Give a part of an f-string: its text, what a name always says, or a hole."""
+    def _part(self, part: ast.expr) -> list[str]:
+        """Give what a part of an f-string may be: its text, what a name stands for, or a hole."""
         if isinstance(part, ast.Constant):
-            return str(part.value)
+            return [str(part.value)]
         inner = part.value if isinstance(part, ast.FormattedValue) else part
-        values = self._values(inner.id) if isinstance(inner, ast.Name) else ()
-        if len(values) == 1 and isinstance(values[0], (ast.Constant, ast.JoinedStr)):
-            assert isinstance(inner, ast.Name)
-            return "".join(self._named(inner.id)) or HOLE
-        return HOLE
+        if not isinstance(inner, ast.Name):
+            return [HOLE]
+        values = self._values(inner.id)
+        if not all(isinstance(value, (ast.Constant, ast.JoinedStr)) for value in values):
+            return [HOLE]
+        return self._named(inner.id) or [HOLE]
 
     def _values(self, name: str) -> Sequence[ast.expr]:
         return next((scope[name] for scope in reversed(self._scopes) if name in scope), ())
