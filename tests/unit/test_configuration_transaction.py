@@ -262,6 +262,21 @@ def test_nobody_ends_it_while_it_is_taken_back(
     assert not (folder / NOTE).exists()
 
 
+def test_what_a_killed_run_has_left_is_found(folder: Path, etc: Path) -> None:
+    killed(folder, etc)
+
+    assert record.interrupted(folder) == "the first"
+
+
+def test_a_run_that_goes_on_has_left_nothing(folder: Path, etc: Path) -> None:
+    with transaction.begin("the first", folder) as changes:
+        changes.make(file(etc / "a", "new"))
+
+        assert record.interrupted(folder) is None
+
+    assert record.interrupted(folder) is None
+
+
 def test_a_note_that_nobody_understands_stops_the_next_run(folder: Path, etc: Path) -> None:
     folder.mkdir()
     (folder / NOTE).write_text('{"version": 1, "command": "x", "changes": [{"kind": "magic"}]}')

@@ -88,6 +88,29 @@ class Record:
         whole_files.remove(self._path)
 
 
+def interrupted(folder: Path | None = None) -> str | None:
+    """Give the command that was killed and has left its note; for root.
+
+    Returns:
+        None if there is none; what one does that still runs is its own business.
+
+    Raises:
+        HostError: there is a note that cannot be understood.
+    """
+    folder = FOLDER if folder is None else folder
+    if not (folder / _NAME).exists():
+        return None
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        left = Record(folder).read()
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(handle)
+    return None if left is None else left[0]
+
+
 @contextlib.contextmanager
 def hold(folder: Path | None = None) -> Iterator[Record]:
     """Be the only one who configures this host.

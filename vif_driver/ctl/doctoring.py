@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vif_driver.configuration import record
 from vif_driver.ctl import FINE, WRONG, service, text
 from vif_driver.ctl.look import LEFT_OUT, is_root, look
+from vif_driver.errors import VifError
 from vif_driver.events import NAMES
 from vif_driver.inspection.doctor import examine, hooks
-from vif_driver.inspection.finding import Finding, State
+from vif_driver.inspection.finding import Finding, State, bad, of_error, ok
 from vif_driver.inspection.sight import Sight
 
 
@@ -17,7 +19,8 @@ def run(*, as_json: bool) -> int:
     """Check the host and show what was found."""
 
     async def work(sight: Sight) -> list[Finding]:
-        return [*service.check(), *hooks.check(NAMES), *await examine(sight)]
+        before = [*service.check(), *hooks.check(NAMES), *_configuration()]
+        return [*before, *await examine(sight)]
 
     findings = look(work)
     left_out = [] if is_root() else [LEFT_OUT]
@@ -31,6 +34,25 @@ def run(*, as_json: bool) -> int:
         for line in left_out:
             print(line)
     return WRONG if any(finding.is_bad for finding in findings) else FINE
+
+
+def _configuration() -> list[Finding]:
+    """Tell of a configuration that somebody has killed; only root can see that."""
+    if not is_root():
+        return []
+    try:
+        command = record.interrupted()
+    except VifError as error:
+        return [of_error("configuration", error)]
+    if command is None:
+        return [ok("configuration", "no vifctl configure was interrupted")]
+    return [
+        bad(
+            "configuration",
+            f"{command} was interrupted: the host is half configured",
+            "run it again, or anything else of vifctl configure to have it put back",
+        )
+    ]
 
 
 def _summary(findings: Sequence[Finding]) -> str:
