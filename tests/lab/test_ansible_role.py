@@ -10,41 +10,54 @@ from typing import Any
 
 import pytest
 
-from tests.lab.harness.lab import Lab
+from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
 from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 
-ROLES = "/usr/share/vif-driver/ansible/roles"
+# As the engine's tasks name it, which need no roles_path then.
+ROLE = "/usr/share/vif-driver/ansible/roles/vif_driver"
 PLAYBOOK = "/root/play.yml"
 AGENT = "neutron-openvswitch-agent.service"
 COMMON = "/etc/neutron/neutron.conf"
+TOLD = "/root/firewall-told"
 PASSWORD = "pa$$word of 'mine'"
 
 VARIABLES: dict[str, Any] = {
     "vif_driver_package_source": "none",
+    "vif_driver_ovn_central": CENTRAL_ADDRESS,
+    "vif_driver_ovn_options": ["--no-ssl"],
     "vif_driver_neutron": True,
     "vif_driver_neutron_message_queues": ["127.0.0.1"],
     "vif_driver_neutron_user": "neutron",
     "vif_driver_neutron_password": PASSWORD,
     "vif_driver_neutron_bridge_mappings": {"physnet1": "br-ex"},
     "vif_driver_neutron_uplinks": {"br-ex": "nic0"},
+    "vif_driver_neutron_integration_bridge": "br-neutron",
     "vif_driver_neutron_tunnel_ip": "127.0.0.1",
     "vif_driver_neutron_tunnel_types": ["vxlan"],
     "vif_driver_neutron_wait": 0,
+    "vif_driver_firewalld_zone": "external",
 }
 
-# firewalld needs D-Bus, which hosts of the lab have not.  This one knows what it was told.
+# firewalld needs D-Bus, which this host has not.  This one notes what it was told, and like a real
+# one it knows of services that are new only after a reload.
 FIREWALL_CMD = """\
 #!/bin/bash
 told=/root/firewall-told
-touch $told
+where=runtime
 for word; do
     case $word in
         --permanent) where=permanent ;;
-        --state) exit 0 ;;
-        --query-service=*) exec grep -qx "${where-runtime} ${word#*=}" $told ;;
-        --add-service=*) echo "${where-runtime} ${word#*=}" >>$told ;;
+        --state | --zone=external) ;;
+        --reload) sed -n s/permanent/runtime/p $told >>$told; touch $told-reloaded ;;
+        --query-service=* | --add-service=*)
+            [ -e $told-reloaded ] || [ $where = permanent ] || exit 101
+            if [ "${word%%=*}" = --add-service ]; then
+                echo "$where ${word#*=}" >>$told
+            else
+                grep -sqx "$where ${word#*=}" $told || exit 1
+            fi ;;
         *) exit 2 ;;
     esac
 done
@@ -53,8 +66,8 @@ done
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    """One hypervisor with systemd, and no OVN."""
-    with Lab(hypervisors=1, ovn=False, systemd=True) as started:
+    """One hypervisor with systemd, and OVN."""
+    with Lab(hypervisors=1, systemd=True) as started:
         yield started
 
 
@@ -65,7 +78,6 @@ def host(lab: Lab) -> SystemdHypervisor:
     assert isinstance(host, SystemdHypervisor)
     SystemdProduct(host).install()
     host.ip("link add nic0 type veth peer name nic0-far")
-    host.run("ovs-vsctl --if-exists del-br br-int")
     host.write("/etc/neutron/agent.conf.d/lab.conf", "[ovs]\ndatapath_type = netdev\n")
     Unit(host, AGENT).configure("idle", "[Service]\nExecStart=\nExecStart=/bin/sleep 4711\n")
     host.write("/usr/bin/firewall-cmd", FIREWALL_CMD, mode=0o755)
@@ -76,11 +88,12 @@ def play(
     host: SystemdHypervisor, *options: str, check: bool = True, **more: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the role."""
-    task = {"ansible.builtin.include_role": {"name": "vif_driver"}, "vars": {**VARIABLES, **more}}
+    variables = {**VARIABLES, "vif_driver_ovn_tunnel": host.tunnel_address, **more}
+    task = {"ansible.builtin.include_role": {"name": ROLE}, "vars": variables}
     plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
     host.write(PLAYBOOK, json.dumps(plays))  # which is YAML
     command = ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, PLAYBOOK]
-    env = {"ANSIBLE_ROLES_PATH": ROLES, "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    env = {"LC_ALL": "C.UTF-8", "HOME": "/root"}
     return host.run(command, env=env, check=check, timeout=120)
 
 
@@ -93,24 +106,30 @@ def changes(answer: subprocess.CompletedProcess[str]) -> int:
 def test_the_role_configures_a_host_and_a_second_run_changes_nothing(
     host: SystemdHypervisor,
 ) -> None:
+    host.run("ovs-vsctl remove Open_vSwitch . external_ids ovn-remote")
     before = host.read(COMMON)
 
     rehearsed = play(host, "--check")
 
     assert changes(rehearsed) > 0
     assert host.read(COMMON) == before
-    assert not host.exists("/root/firewall-told") or host.read("/root/firewall-told") == ""
+    assert not host.exists(TOLD)
 
     first = play(host, "-vv")
 
     assert changes(first) > 0
     assert "transport_url = rabbit://neutron:pa%24%24word" in host.read(COMMON)
     assert host.output("ovs-vsctl list-ports br-ex") == "nic0"
-    assert Unit(host, AGENT).running
-    assert Unit(host, "vif-agent.service").running
+    remote = host.output("ovs-vsctl get Open_vSwitch . external_ids:ovn-remote")
+    assert remote == f'"tcp:{CENTRAL_ADDRESS}:6642"'
+    for name in (AGENT, "vif-agent.service", "ovn-controller.service"):
+        assert Unit(host, name).running
     assert Unit(host, "vif-driver-boot.service").property("UnitFileState") == "enabled"
-    told = host.read("/root/firewall-told")
-    assert sorted(told.splitlines()) == ["permanent vif-driver-vxlan", "runtime vif-driver-vxlan"]
+    assert set(host.read(TOLD).splitlines()) == {
+        f"{when} vif-driver-{tunnel}"
+        for when in ("permanent", "runtime")
+        for tunnel in ("geneve", "vxlan")
+    }
     assert PASSWORD not in first.stdout and "pa%24" not in first.stdout
 
     second = play(host)

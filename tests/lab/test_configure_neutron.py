@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.neutron import LOG, Neutron
 from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
@@ -30,6 +30,7 @@ OVS_UNIT, LINUX_BRIDGE_UNIT = (
     "neutron-linuxbridge-agent.service",
 )
 STATE = "/var/lib/vif-driver"
+DOOMED = str(PROJECT / "tests/lab/harness/inside/doomed_vifctl.py")
 
 PASSWORD = "pa$s:w@rd%41,'x"
 QUEUE = ("--message-queue", "127.0.0.1", "--user", "neutron", "--password-file", "-")
@@ -290,23 +291,44 @@ def test_all_is_taken_back_when_the_password_is_wrong(
     assert state(host) == unconfigured
 
 
+#: When it has noted a change and when it has made it, and at the end.
+NOTED, DONE = (f"vif_driver.configuration.record:Record.{name}" for name in ("write", "remove"))
+POINTS = [(NOTED, "before", "2"), (NOTED, "before", "4"), (NOTED, "after", "5"),
+          (NOTED, "after", "6"), (DONE, "before", "1")]  # fmt: skip
+
+
+def killed(host: SystemdHypervisor, point: tuple[str, str, str], *arguments: str) -> bool:
+    """Run it, and kill it at a point; tells whether it came to that."""
+    flag = "/run/vifctl-was-killed"
+    host.path(flag).unlink(missing_ok=True)
+    command = ["/usr/bin/python3", "-I", DOOMED, *point, flag, "configure", "neutron", *arguments]
+    done = host.run(command, input=PASSWORD, check=False)
+    return host.exists(flag) and done.returncode != 0
+
+
 @pytest.mark.usefixtures("idle_agent")
-def test_what_was_killed_is_taken_back_by_the_next_run(
+def test_wherever_one_run_is_killed_the_next_one_takes_back(
     host: SystemdHypervisor, unconfigured: dict[str, str]
 ) -> None:
-    host.write("/root/password", PASSWORD, mode=0o600)
-    options = [*QUEUE[:-1], "/root/password", *OPEN_VSWITCH[len(QUEUE) :]]
-    victim = host.popen(["vifctl", "configure", "neutron", *options])
-    wait_until(lambda: Unit(host, OVS_UNIT).running, 30, "the agent")
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    left = state(host)
+    for point in POINTS:
+        assert killed(host, point, *OPEN_VSWITCH, "--no-wait"), point
+        assert state(host) != unconfigured, point
 
-    refused = configure(host, "--bridge-mapping", "physnet1:br-x")
+        refused = configure(host, "--bridge-mapping", "physnet1:br-x")
 
-    assert "br-ex" in left["bridges"] and "transport_url = rabbit" in left[COMMON]
-    assert "no message queue is configured" in refused.stderr
-    assert state(host) == unconfigured
+        assert "no message queue is configured" in refused.stderr, point
+        assert state(host) == unconfigured, point
+
+
+@pytest.mark.usefixtures("idle_agent", "unconfigured")
+def test_a_killed_undo_is_taken_back(host: SystemdHypervisor) -> None:
+    configure(host, *OPEN_VSWITCH, "--no-wait")
+    before = state(host)
+    assert killed(host, (NOTED, "after", "4"), "--undo")
+
+    assert configure(host, *OPEN_VSWITCH, "--no-wait").returncode == 0
+
+    assert state(host) == before
 
 
 @pytest.mark.parametrize(

@@ -11,5 +11,8 @@ killed.  Neither the agent nor a hook imports anything of it.
 ``record.py``      the note on the disk of what was there before
 ``kinds.py``       which changes there are, by the names that they have in that note
 ``files.py``       a file's content; ``services.py`` a unit of systemd's
+``neutron*.py``    Neutron's part: what is wanted and what it needs, the host, its past
+``option_file.py`` files of oslo.config's format, edited
+``bridges.py``     bridges of Open vSwitch's and their uplinks
 =================  ================================================================
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 from vif_driver import config
 from vif_driver.configuration import (
     bridges,
+    joining,
     message_queue,
     neutron,
     neutron_connected,
@@ -27,9 +28,6 @@ from vif_driver.errors import ConfigError, HostError, Unavailable
 from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
 from vif_driver.host.switch import Switch
 from vif_driver.host.units import Unit
-
-# Open vSwitch's unit: on EL, and on Debian.
-_SWITCH_UNITS = ("openvswitch.service", "openvswitch-switch.service")
 
 # Seconds for Open vSwitch's database.
 _TIMEOUT = 10.0
@@ -123,7 +121,7 @@ def configure(
         changes.make(UplinkThere(bridge, device))
     for edit in edits:
         changes.make(edit)
-    switch_unit = units.first(*_SWITCH_UNITS) if agent is OPEN_VSWITCH else None
+    switch_unit = units.first(*joining.OPEN_VSWITCH) if agent is OPEN_VSWITCH else None
     if switch_unit is not None:
         changes.make(ServiceState(switch_unit.name, enabled=True))
     started = changes.make(ServiceState(agent.unit, active=True, enabled=True))
