@@ -8,7 +8,7 @@ cd -P "$(dirname "$0")/.."
 
 if [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$PWD" ]; then
     # What is changed and not committed yet belongs to it, as it does for "make install".
-    tree=$(git stash create 2>/dev/null || true)
+    tree=$(git stash create 2>/dev/null) || tree=
     git archive --format=tar.gz --prefix="$folder/" -o "$file" "${tree:-HEAD}"
 else
     tar --create --gzip --file "$file" --owner=0 --group=0 --transform "s,^\.,$folder," \
