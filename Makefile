@@ -90,7 +90,7 @@ check-unit: deps ## the fast tests, on this machine's python3, on EL9's librarie
 	$(call unit-tests,$(LATEST))
 
 check-lab: deps ## the tests on real Open vSwitch, OVN, libvirt, QEMU and Neutron
-	$(SYSTEM) -m pytest -p no:cacheprovider tests/lab
+	$(SYSTEM) -m pytest -p no:cacheprovider --durations=20 --durations-min=10 tests/lab
 
 lint: build/deps.stamp ## ruff, mypy --strict and ansible-lint
 	$(SYSTEM) -m ruff check .
