@@ -11,7 +11,7 @@ from vif_driver import config
 from vif_driver.config import Config
 from vif_driver.configuration import neutron_host, neutron_past
 from vif_driver.configuration.neutron import LINUX_BRIDGE, OPEN_VSWITCH, Wish
-from vif_driver.configuration.neutron_host import Rehearsal
+from vif_driver.configuration.transaction import Rehearsal
 from vif_driver.errors import Unavailable, VifError
 from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
 from vif_driver.host.snapshot import Device, Snapshot
@@ -62,7 +62,7 @@ class Host:
     def configure(self, wish: Wish, agent: str | None = None) -> tuple[list[str], list[str]]:
         """Rehearse it; gives what would be done, and what is said besides."""
         rehearsal = Rehearsal()
-        notes = neutron_host.configure(rehearsal, wish, agent, 60.0, self.state)
+        notes = neutron_host.configure(rehearsal, wish, agent, None, self.state)
         return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
 
     def undo(self) -> tuple[list[str], list[str]]:

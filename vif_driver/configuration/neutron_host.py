@@ -17,7 +17,7 @@ from vif_driver.configuration import (
     record,
 )
 from vif_driver.configuration.bridges import BridgeThere, UplinkThere
-from vif_driver.configuration.change import Change, Fact
+from vif_driver.configuration.change import Fact
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.neutron import AGENTS, OPEN_VSWITCH, Agent, Files, Plan, Wish
 from vif_driver.configuration.neutron_past import Past, PastOption, PastService
@@ -33,22 +33,6 @@ from vif_driver.host.units import Unit
 _TIMEOUT = 10.0
 
 _NOTED = "what the host was before is noted"
-
-
-class Rehearsal(Transaction):
-    """Takes changes, and makes none of them."""
-
-    def __init__(self) -> None:
-        super().__init__("", record.Record(record.FOLDER))
-
-    def make(self, change: Change) -> bool:
-        """Find out what is so."""
-        facts = change.facts()
-        self.facts += facts
-        return not all(fact.is_so for fact in facts)
-
-    def note(self, change: Change) -> None:
-        """Do nothing."""
 
 
 class OptionsSet(FileContent):
@@ -79,11 +63,11 @@ def configure(
     """Have an agent of Neutron's serve this host.
 
     Args:
-        changes: what makes the changes; a :class:`Rehearsal` makes none.
+        changes: what makes the changes.
         wish: what is wanted.
         agent_name: which agent; None for the one that is installed.
         wait: seconds that an agent that is started has to connect to the message queue; None if
-            nobody waits for it.
+            nobody waits for it, which in a rehearsal nobody may.
         folder: where it is noted what was before; that of the host if not given.
 
     Returns:
@@ -126,12 +110,10 @@ def configure(
         changes.make(ServiceState(switch_unit.name, enabled=True))
     started = changes.make(ServiceState(agent.unit, active=True, enabled=True))
     if restart is not None:
-        changes.facts += restart.facts()
-        if not isinstance(changes, Rehearsal):
-            restart.make()
+        changes.make_noted(restart)
         started = True
     ports = message_queue.ports(plan.transport_url)
-    if started and wait is not None and ports and not isinstance(changes, Rehearsal):
+    if started and wait is not None and ports:
         neutron_connected.wait(agent, ports, wait)
     return [*_dead_ends(plan, there, wish), *_other_bridge(plan)]
 
@@ -158,10 +140,9 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     _see_that_unused(past)
     notes: list[str] = []
     edits = list(_revert(past.options, notes))
-    for service in past.services:
-        restart = Restart(service.unit)
-        if service.active and edits:
-            changes.note(restart)
+    restarts = [Restart(service.unit) for service in past.services if service.active and edits]
+    for restart in restarts:
+        changes.note(restart)
     for service in past.services:
         if units.look(service.unit).is_there:
             changes.make(
@@ -183,9 +164,8 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     changes.make(
         FileContent(folder / neutron_past.NAME, None, "what the host was before is forgotten")
     )
-    for service in past.services:
-        if service.active and edits and not isinstance(changes, Rehearsal):
-            Restart(service.unit).make()
+    for restart in restarts:
+        changes.make_noted(restart)
     return notes
 
 

@@ -74,6 +74,15 @@ class Transaction:
         self._record.write(self._command, self._request, noted)
         self._noted = noted
 
+    def make_noted(self, change: Change) -> None:
+        """Make a change that was noted some time before, by :meth:`note`.
+
+        Raises:
+            HostError: it cannot be made.
+        """
+        self.facts += change.facts()
+        change.make()
+
     def take_back(self) -> list[str]:
         """Take back all that was changed.
 
@@ -116,6 +125,26 @@ class Transaction:
         """Let it be: nothing is to be taken back."""
         self._noted = []
         self._record.remove()
+
+
+class Rehearsal(Transaction):
+    """Takes changes, and makes none of them."""
+
+    def __init__(self) -> None:
+        super().__init__("", Record(record.FOLDER))
+
+    def make(self, change: Change) -> bool:
+        """Find out what is so."""
+        facts = change.facts()
+        self.facts += facts
+        return not all(fact.is_so for fact in facts)
+
+    def note(self, change: Change) -> None:
+        """Do nothing."""
+
+    def make_noted(self, change: Change) -> None:
+        """Find out what is so."""
+        self.make(change)
 
 
 @contextlib.contextmanager
