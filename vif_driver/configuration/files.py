@@ -37,13 +37,13 @@ class FileContent(Change):
 
     def facts(self) -> Sequence[Fact]:
         """See :class:`Change`."""
-        return [Fact(self._what, _read(self._path) == self._content)]
+        return [Fact(self._what, content_of(self._path) == self._content)]
 
     def before(self) -> Before:
         """See :class:`Change`."""
         return {
             "path": str(self._path),
-            "was": _encoded(_read(self._path)),
+            "was": _encoded(content_of(self._path)),
             "becomes": _encoded(self._content),
         }
 
@@ -56,7 +56,7 @@ class FileContent(Change):
         """See :class:`Change`."""
         path = Path(before["path"])
         was, becomes = _decoded(before["was"]), _decoded(before["becomes"])
-        now = _read(path)
+        now = content_of(path)
         if now == was:
             return None
         if now != becomes:
@@ -65,7 +65,12 @@ class FileContent(Change):
         return None
 
 
-def _read(path: Path) -> bytes | None:
+def content_of(path: Path) -> bytes | None:
+    """Give a file's content; None if there is no such file.
+
+    Raises:
+        HostError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from vif_driver.configuration import (
 )
 from vif_driver.configuration.bridges import BridgeThere, UplinkThere
 from vif_driver.configuration.change import Fact
-from vif_driver.configuration.files import FileContent
+from vif_driver.configuration.files import FileContent, content_of
 from vif_driver.configuration.neutron import AGENTS, OPEN_VSWITCH, Agent, Files, Plan, Wish
 from vif_driver.configuration.neutron_past import Past, PastOption, PastService
 from vif_driver.configuration.option_file import OptionFile
@@ -277,12 +277,9 @@ def _revert(options: Iterable[PastOption], notes: list[str]) -> Iterable[Options
     contents: dict[Path, tuple[OptionFile, list[Fact]]] = {}
     for one in options:
         path = neutron_agent.FOLDER / one.file
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
+        raw = content_of(path)
+        if raw is None:
             continue
-        except OSError as error:
-            raise HostError(f"{path} cannot be read ({error.strerror})", "see to it") from error
         content, facts = contents.setdefault(path, (OptionFile(raw, path), []))
         now = content.get(one.section, one.option)
         what = f"{one.file}: [{one.section}] {one.option}"
