@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vif_driver.errors import ConfigError, one_line
+from vif_driver.host.addresses import place
 
 #: RabbitMQ's.
 PORT = 5672
@@ -64,12 +65,12 @@ class MessageQueue:
         login = ""
         if self.user is not None:
             login = f"{_quoted(self.user)}:{_quoted(self.password or '')}@"
-        places = ",".join(f"{login}{_place(host, port)}" for host, port in self.hosts)
+        places = ",".join(f"{login}{place(host, port)}" for host, port in self.hosts)
         return f"rabbit://{places}/{_quoted(self.virtual_host)}"
 
     def __str__(self) -> str:
         """What may be shown."""
-        places = ", ".join(_place(host, port) for host, port in self.hosts)
+        places = ", ".join(place(host, port) for host, port in self.hosts)
         return places if self.user is None else f"{places} as {one_line(self.user)}"
 
 
@@ -99,8 +100,8 @@ def parse_host(text: str) -> tuple[str, int]:
 def ports(url: str) -> frozenset[int]:
     """Give the ports of a ``transport_url``'s hosts; none if it isn't RabbitMQ's."""
     match = re.fullmatch(r"rabbit://([^/?#]*)(?:[/?#].*)?", url)
-    places = [] if match is None else [place for place in match[1].split(",") if place]
-    found = (re.search(r":([0-9]{1,5})$", place.rpartition("@")[2]) for place in places)
+    places = [] if match is None else [one for one in match[1].split(",") if one]
+    found = (re.search(r":([0-9]{1,5})$", one.rpartition("@")[2]) for one in places)
     return frozenset(PORT if port is None else int(port[1]) for port in found)
 
 
@@ -160,10 +161,6 @@ def _is_wrong_ipv4(text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _quoted(text: str) -> str:

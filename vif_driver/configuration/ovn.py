@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vif_driver.errors import BadRequest, HostError, one_line
 from vif_driver.host.addresses import Ip
 from vif_driver.host.certificates import Credentials
-from vif_driver.host.southbound import Encap
+from vif_driver.host.southbound import Encap, Remote
 
 #: Where the southbound database listens if nothing else is said (ovn-sb(5)).
 PORT = 6642
@@ -38,7 +38,7 @@ class Central:
 
     def method(self, kind: str) -> str:
         """Give it as a connection method of ovsdb(7), of kind ``ssl`` or ``tcp``."""
-        return f"{kind}:{bracketed(self.address)}:{self.port}"
+        return str(Remote(kind, str(self.address), self.port))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +162,6 @@ def parse_encaps(text: str) -> tuple[str, ...]:
                 f"give {' or '.join(ENCAPS)}, or both with a comma",
             )
     return words
-
-
-def bracketed(address: Ip) -> str:
-    """Give an address as it stands before a colon and a port."""
-    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def _parse_central(word: str) -> Central:

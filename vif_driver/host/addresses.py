@@ -32,6 +32,11 @@ class Route:
     mtu: int
 
 
+def place(host: str, port: int) -> str:
+    """Give a host's name or address with a port, an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def devices_of(links: Links) -> dict[Ip, str]:
     """Give every address of this host, and the name of the device that has it.
 
