@@ -34,7 +34,6 @@ VARIABLES: dict[str, Any] = {
     "vif_driver_neutron_bridge_mappings": {"physnet1": "br-ex"},
     "vif_driver_neutron_uplinks": {"br-ex": "nic0"},
     "vif_driver_neutron_integration_bridge": "br-neutron",
-    "vif_driver_neutron_tunnel_ip": "127.0.0.1",
     "vif_driver_neutron_tunnel_types": ["vxlan"],
     "vif_driver_neutron_wait": 0,
     "vif_driver_firewalld_zone": "external",
@@ -88,7 +87,9 @@ def play(
     host: SystemdHypervisor, *options: str, check: bool = True, **more: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the role."""
-    variables = {**VARIABLES, "vif_driver_ovn_tunnel": host.tunnel_address, **more}
+    address = host.tunnel_address
+    ends = {"vif_driver_ovn_tunnel": address, "vif_driver_neutron_tunnel_ip": address}
+    variables = {**VARIABLES, **ends, **more}
     task = {"ansible.builtin.include_role": {"name": ROLE}, "vars": variables}
     plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
     host.write(PLAYBOOK, json.dumps(plays))  # which is YAML

@@ -14,7 +14,7 @@ import pytest
 
 from vif_driver.configuration import ovn, registration
 from vif_driver.configuration.ovn import Central, Wanted
-from vif_driver.errors import BadRequest, HostError
+from vif_driver.errors import ConfigError, HostError
 from vif_driver.host.certificates import in_folder
 from vif_driver.host.southbound import Chassis, Encap, Southbound
 
@@ -61,7 +61,7 @@ def test_centrals_are_addresses(text: str, expected: tuple[Central, ...]) -> Non
     ],
 )
 def test_what_is_no_address_is_refused(text: str, told: str) -> None:
-    with pytest.raises(BadRequest, match=told):
+    with pytest.raises(ConfigError, match=told):
         ovn.parse_centrals(text)
 
 
@@ -80,27 +80,7 @@ def test_ovn_remote_names_all_members(wanted: Wanted, remote: str) -> None:
     assert wanted.remote == remote
 
 
-# ---- tunnels, names ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("192.0.2.11", TUNNEL),
-        ("2001:db8::b", ipaddress.ip_address("2001:db8::b")),
-        ("[2001:db8::b]", ipaddress.ip_address("2001:db8::b")),
-        ("ovirtmgmt", "ovirtmgmt"),
-        ("on0123456789ab", "on0123456789ab"),
-    ],
-)
-def test_a_tunnel_ends_at_an_address_or_in_a_network(text: str, expected: object) -> None:
-    assert ovn.parse_tunnel(text) == expected
-
-
-@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "0.0.0.0", "::", "fe80::1", "ff02::1"])
-def test_tunnels_do_not_end_where_nobody_reaches_them(text: str) -> None:
-    with pytest.raises(BadRequest, match="no other host can reach it"):
-        ovn.parse_tunnel(text)
+# ---- names ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["hv1", "hv1.example.com", "1.a-b.x", "a" * 63])
@@ -112,7 +92,7 @@ def test_a_host_has_a_name_of_dns(text: str) -> None:
     "text", ["hv 1", "-hv1", "hv1-", "hv1.", ".hv1", "a" * 64, "hv1\nx", "ä", "b." * 127 + "cc"]
 )
 def test_what_is_no_name_of_dns_is_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="is no host name"):
+    with pytest.raises(ConfigError, match="is no host name"):
         ovn.parse_fqdn(text)
 
 
@@ -122,7 +102,7 @@ def test_there_may_be_several_kinds_of_tunnels() -> None:
 
 @pytest.mark.parametrize("text", ["gre", "", "geneve,", "stt"])
 def test_other_kinds_of_tunnels_are_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="there are no tunnels of kind"):
+    with pytest.raises(ConfigError, match="there are no tunnels of kind"):
         ovn.parse_encaps(text)
 
 

@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-from vif_driver.errors import BadRequest, HostError, one_line
+from vif_driver.errors import ConfigError, HostError, one_line
 from vif_driver.host.addresses import Ip
 from vif_driver.host.certificates import Credentials
 from vif_driver.host.southbound import Encap, Remote
@@ -111,38 +111,20 @@ def parse_centrals(text: str) -> tuple[Central, ...]:
     """Read where the southbound database listens: addresses, separated by commas.
 
     Raises:
-        BadRequest: one is none.
+        ConfigError: one is none.
     """
     words = [word.strip() for word in text.split(",")]
     return tuple(dict.fromkeys(_parse_central(word) for word in words))
-
-
-def parse_tunnel(text: str) -> Ip | str:
-    """Read an address for tunnels, or the name of a network, whose existence is not looked at.
-
-    Raises:
-        BadRequest: no other host can send anything to that address.
-    """
-    try:
-        address = ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return text
-    if address.is_loopback or address.is_multicast or address.is_unspecified or _is_local(address):
-        raise BadRequest(
-            f"tunnels cannot end at {address}: no other host can reach it",
-            "give an address of this host that others reach",
-        )
-    return address
 
 
 def parse_fqdn(text: str) -> str:
     """Read the name that the host is to have.
 
     Raises:
-        BadRequest: it is none of DNS (RFC 1123, 2.1).
+        ConfigError: it is none of DNS (RFC 1123, 2.1).
     """
     if len(text) > 253 or not _NAME.fullmatch(text):
-        raise BadRequest(
+        raise ConfigError(
             f"{one_line(text, 80)!r} is no host name", "give this host's name as the engine has it"
         )
     return text
@@ -152,12 +134,12 @@ def parse_encaps(text: str) -> tuple[str, ...]:
     """Read kinds of tunnels, separated by commas.
 
     Raises:
-        BadRequest: there is no such kind.
+        ConfigError: there is no such kind.
     """
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     for word in words:
         if word not in ENCAPS:
-            raise BadRequest(
+            raise ConfigError(
                 f"there are no tunnels of kind {one_line(word, 40)!r}",
                 f"give {' or '.join(ENCAPS)}, or both with a comma",
             )
@@ -172,19 +154,14 @@ def _parse_central(word: str) -> Central:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise BadRequest(
+        raise ConfigError(
             f"{one_line(word, 80)!r} is no IP address of OVN's southbound database",
             "give its address, such as 192.0.2.1 or 2001:db8::1, not its name",
         ) from None
-    if address.is_multicast or address.is_unspecified or _is_local(address):
-        raise BadRequest(
+    if address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise ConfigError(
             f"OVN's southbound database cannot be at {address}", "give an address that routers know"
         )
     if not 0 < int(port) < 65536:
-        raise BadRequest(f"there is no port {port}", "give one from 1 to 65535")
+        raise ConfigError(f"there is no port {port}", "give one from 1 to 65535")
     return Central(address, int(port))
-
-
-def _is_local(address: Ip) -> bool:
-    # One with a zone, such as fe80::1%eth0, is such an address, too.
-    return address.is_link_local

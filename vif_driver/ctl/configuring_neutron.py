@@ -6,12 +6,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
-import ipaddress
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vif_driver.configuration import message_queue, neutron_host, neutron_mappings
+from vif_driver.configuration import message_queue, neutron_host, neutron_mappings, tunnel
 from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.neutron import Wish
 from vif_driver.configuration.transaction import Rehearsal, Transaction
@@ -77,12 +76,12 @@ def _pairs(texts: list[str] | None, option: str, what: str) -> Mapping[str, str]
 def _address(text: str | None) -> Ip | None:
     if text is None:
         return None
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
+    address = tunnel.parse(text)
+    if isinstance(address, str):
         raise ConfigError(
             f'--tunnel-ip: "{one_line(text, 80)}" is no address', "give one such as 192.0.2.1"
-        ) from None
+        )
+    return address
 
 
 def _queue(options: argparse.Namespace) -> MessageQueue | None:

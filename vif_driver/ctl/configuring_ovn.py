@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vif_driver.configuration import joining, ovn
+from vif_driver.configuration import joining, ovn, tunnel
 from vif_driver.configuration.ovn import Wanted
 from vif_driver.ctl.changing import tell, transaction_of
 from vif_driver.ctl.look import look
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
     """
     wanted = Wanted(
         centrals=ovn.parse_centrals(options.central),
-        tunnel=ovn.parse_tunnel(options.tunnel),
+        tunnel=tunnel.parse(options.tunnel),
         fqdn=ovn.parse_fqdn(options.fqdn) if options.fqdn else None,
         encaps=ovn.parse_encaps(options.encap),
         credentials=_credentials(options),
