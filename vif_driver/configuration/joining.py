@@ -17,19 +17,17 @@ from vif_driver.configuration import ovs_settings, registration, tls, tunnel
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.ovn import KEYS, Wanted, ipsec_keys
 from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
-from vif_driver.configuration.services import ServiceState
+from vif_driver.configuration.services import OPEN_VSWITCH, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
 from vif_driver.host import certificates, ovn_controller, units
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
-#: Their names on EL, and on Debian.
-OPEN_VSWITCH = ("openvswitch.service", "openvswitch-switch.service")
 CONTROLLER = "ovn-controller.service"
 IPSEC = ("openvswitch-ipsec.service",)
 
-#: Their parts, on both.
+#: Open vSwitch's parts, on EL and Debian.
 DATABASE, SWITCH = "ovsdb-server.service", "ovs-vswitchd.service"
 
 # What has ovn-controller started at boot where its own unit has no [Install]: Debian's.

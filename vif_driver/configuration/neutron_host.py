@@ -9,12 +9,12 @@ from pathlib import Path
 from vif_driver import config
 from vif_driver.configuration import (
     bridges,
-    joining,
     message_queue,
     neutron,
     neutron_connected,
     neutron_past,
     record,
+    services,
 )
 from vif_driver.configuration.bridges import BridgeThere, UplinkThere
 from vif_driver.configuration.change import Fact
@@ -105,7 +105,7 @@ def configure(
         changes.make(UplinkThere(bridge, device))
     for edit in edits:
         changes.make(edit)
-    switch_unit = units.first(*joining.OPEN_VSWITCH) if agent is OPEN_VSWITCH else None
+    switch_unit = units.first(*services.OPEN_VSWITCH) if agent is OPEN_VSWITCH else None
     if switch_unit is not None:
         changes.make(ServiceState(switch_unit.name, enabled=True))
     started = changes.make(ServiceState(agent.unit, active=True, enabled=True))

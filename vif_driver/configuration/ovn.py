@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from vif_driver.errors import ConfigError, HostError, one_line
 from vif_driver.host.addresses import Ip
-from vif_driver.host.certificates import Credentials
+from vif_driver.host.certificates import COLUMNS, Credentials
 from vif_driver.host.southbound import Encap, Remote
 
 #: Where the southbound database listens if nothing else is said (ovn-sb(5)).
@@ -103,8 +103,7 @@ def ipsec_keys(credentials: Credentials) -> dict[str, str]:
 
     (OVN's tutorial "Encrypt Tunnels with IPsec".)
     """
-    names = ("private_key", "certificate", "ca_cert")
-    return {name: str(path) for name, path in zip(names, credentials.files)}
+    return {name: str(path) for name, path in zip(COLUMNS, credentials.files)}
 
 
 def parse_centrals(text: str) -> tuple[Central, ...]:

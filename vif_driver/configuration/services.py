@@ -9,6 +9,9 @@ from vif_driver.configuration.change import Before, Change, Fact
 from vif_driver.errors import HostError
 from vif_driver.host import units
 
+#: Open vSwitch's names on EL, and on Debian.
+OPEN_VSWITCH = ("openvswitch.service", "openvswitch-switch.service")
+
 
 class ServiceState(Change):
     """A unit of systemd's runs, or starts at boot, or does not.
