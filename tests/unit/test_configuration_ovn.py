@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver.configuration import ovn, registration
+from vif_driver.configuration import ovn, ovn_registered
 from vif_driver.configuration.ovn import Central, Wanted
 from vif_driver.errors import ConfigError, HostError
 from vif_driver.host.certificates import in_folder
@@ -162,7 +162,7 @@ HERE = Chassis("hv1", "hv1", (Encap("geneve", "192.0.2.11"),))
 
 
 def unregistered(*known: Chassis) -> str:
-    trouble = registration.unregistered(list(known), PLAIN, TUNNEL, "hv1")
+    trouble = ovn_registered.unregistered(list(known), PLAIN, TUNNEL, "hv1")
     return "" if trouble is None else str(trouble)
 
 
@@ -191,7 +191,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, *known: Chassis, hostname: str | No
 
     monkeypatch.setattr(Southbound, "chassis", chassis)
     try:
-        asyncio.run(registration.refuse_taken(PLAIN, TUNNEL, "hv1", hostname))
+        asyncio.run(ovn_registered.refuse_taken(PLAIN, TUNNEL, "hv1", hostname))
     except HostError as error:
         return str(error)
     return ""

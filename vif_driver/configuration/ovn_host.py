@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a host becomes one of OVN's, and how it ceases to be one.
+"""Makes this host one of OVN's, and undoes it: ``vifctl configure ovn``.
 
 Open vSwitch is never restarted: what it would read at its start is written down beside what is
 changed in its database.  ovn-controller goes on, too, and takes up what has changed in the
@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vif_driver.configuration import ovs_settings, registration, tls, tunnel
+from vif_driver.configuration import ovn_registered, ovs_settings, tls, tunnel
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.ovn import KEYS, Wanted, ipsec_keys
 from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
@@ -92,7 +92,7 @@ def join(
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
     if renamed or "ovn-remote" not in now.external_ids:
         hostname = now.external_ids.get("hostname")
-        asyncio.run(registration.refuse_taken(wanted, address, name, hostname))
+        asyncio.run(ovn_registered.refuse_taken(wanted, address, name, hostname))
     if wanted.fqdn is not None:
         content = f"{wanted.fqdn}\n".encode()
         changes.make(FileContent(SYSTEM_ID, content, f"{SYSTEM_ID} has {wanted.fqdn}"))
@@ -106,7 +106,7 @@ def join(
     changes.make(ServiceState(CONTROLLER, active=True))
     notes = _make_ipsec_run(wanted, changes, name)
     if timeout is not None:
-        asyncio.run(registration.wait(wanted, address, name, timeout))
+        asyncio.run(ovn_registered.wait(wanted, address, name, timeout))
     return notes
 
 
