@@ -12,11 +12,10 @@ import pytest
 from tests.lab.harness.command import run_command
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
-from tests.lab.harness.product import BOOT_PASS, SERVICE, SOCKET_UNIT, SystemdProduct
+from tests.lab.harness.product import UNITS, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vm_start import agent_status
 
-UNITS = (SERVICE, SOCKET_UNIT, BOOT_PASS)
 PACKAGE = "/var/tmp/vif-driver.deb"
 # What is there with the package only.
 OURS = (

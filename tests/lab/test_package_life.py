@@ -40,7 +40,7 @@ from tests.lab.harness.packages import (
     version_of,
 )
 from tests.lab.harness.pings import Probe
-from tests.lab.harness.product import BOOT_PASS, SERVICE, SOCKET_UNIT, SystemdProduct
+from tests.lab.harness.product import SERVICE, SOCKET_UNIT, UNITS, SystemdProduct
 from tests.lab.harness.service import Daemon
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm
@@ -55,7 +55,6 @@ from tests.lab.migrations import (  # noqa: F401
 )
 
 OLD = (OVN_DRIVER, OPENSTACKNET)
-UNITS = (SERVICE, SOCKET_UNIT, BOOT_PASS)
 NEWER = "9.9.9"
 # What is new in the newer package's configuration.
 NEW_KEY = "# Everything here is the default, as ever;"
