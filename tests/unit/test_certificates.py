@@ -22,12 +22,6 @@ from .southbound_server import Authority
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA."""
-    return Authority.make(tmp_path_factory.mktemp("ca") / "ca")
-
-
-@pytest.fixture(scope="module")
 def good(authority: Authority) -> Credentials:
     """A certificate with nothing wrong."""
     return authority.sign("good")
