@@ -16,7 +16,7 @@ from vif_driver.configuration import neutron_mappings
 from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.option_file import OptionFile
 from vif_driver.errors import ConfigError, HostError
-from vif_driver.host import neutron_agent
+from vif_driver.host import neutron_agent, whole_files
 from vif_driver.host.addresses import Ip
 from vif_driver.host.neutron_agent import Underlay
 from vif_driver.host.snapshot import Snapshot
@@ -438,6 +438,6 @@ def _ip(text: str) -> Ip | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return whole_files.read(path)
     except OSError as error:
         raise HostError(f"{path} cannot be read ({error.strerror})", "see to it") from error

@@ -25,7 +25,15 @@ from vif_driver.configuration.option_file import OptionFile
 from vif_driver.configuration.services import Restart, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import ConfigError, HostError, Unavailable
-from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
+from vif_driver.host import (
+    neutron_agent,
+    ovs_bridges,
+    processes,
+    snapshot,
+    switch,
+    units,
+    whole_files,
+)
 from vif_driver.host.switch import Switch
 from vif_driver.host.units import Unit
 
@@ -298,7 +306,7 @@ def _revert(options: Iterable[PastOption], notes: list[str]) -> Iterable[Options
     for one in options:
         path = neutron_agent.FOLDER / one.file
         try:
-            raw = path.read_bytes()
+            raw = whole_files.read(path)
         except FileNotFoundError:
             continue
         except OSError as error:
