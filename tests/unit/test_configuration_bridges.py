@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 
 import pytest
 
@@ -137,3 +138,17 @@ def test_an_uplink_whose_bridge_is_gone_needs_no_taking_back(ovs: OpenVSwitch) -
     del ovs.bridges["br-ex"]
 
     assert UplinkThere.take_back(before) is None
+
+
+def test_what_others_have_written_into_a_bridge_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+
+    def run(command: list[str], **_more: object) -> subprocess.CompletedProcess[str]:
+        told.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+    ovs_bridges.add("br-ex", Bridge(datapath_type="netdev", external_ids={"a:b": 'c, "d"=[]'}))
+
+    assert told[0][-3:] == ["br-ex", 'datapath_type="netdev"', r'external_ids:"a:b"="c, \"d\"=[]"']

@@ -29,7 +29,7 @@ def process(
     folder = proc / str(number)
     (folder / "fd").mkdir(parents=True)
     (folder / "net").mkdir()
-    (folder / "cgroup").write_text(f"0::/system.slice/{group}\n")
+    (folder / "cgroup").write_text(f"0::/{group}\n")
     (folder / "fd" / "0").symlink_to("/dev/null")
     for place, inode in enumerate(sockets, 1):
         (folder / "fd" / str(place)).symlink_to(f"socket:[{inode}]")
@@ -42,7 +42,7 @@ def row(inode: int, remote: str = PORT, state: str = "01") -> str:
 
 
 def test_a_connection_to_the_port_is_found(proc: Path) -> None:
-    process(proc, 7, UNIT, [71, 72], [row(71)], [row(72, PORT_IPV6)])
+    process(proc, 7, f"system.slice/{UNIT}", [71, 72], [row(71)], [row(72, PORT_IPV6)])
 
     assert connections(UNIT, {5672}, proc) == {71, 72}
 
@@ -53,13 +53,20 @@ def test_a_connection_to_the_port_is_found(proc: Path) -> None:
     ids=["state", "port", "inode"],
 )
 def test_others_are_not(proc: Path, other: str) -> None:
-    process(proc, 7, UNIT, [71], [other], [])
+    process(proc, 7, f"system.slice/{UNIT}", [71], [other], [])
 
     assert connections(UNIT, {5672}, proc) == set()
 
 
 def test_those_of_other_units_are_not(proc: Path) -> None:
-    process(proc, 7, "neutron-linuxbridge-agent.service", [71], [row(71)], [])
+    process(proc, 7, "system.slice/neutron-linuxbridge-agent.service", [71], [row(71)], [])
     (proc / "self").mkdir()
+
+    assert connections(UNIT, {5672}, proc) == set()
+
+
+def test_nor_are_those_of_a_users_unit_of_the_same_name(proc: Path) -> None:
+    group = f"user.slice/user-1000.slice/user@1000.service/app.slice/{UNIT}"
+    process(proc, 7, group, [71], [row(71)], [])
 
     assert connections(UNIT, {5672}, proc) == set()

@@ -97,7 +97,9 @@ def _tidy(path: Path) -> None:
     try:
         whole_files.tidy(path)
     except OSError as error:
-        raise HostError(f"{path} cannot be put back ({error.strerror})", "see to it") from error
+        raise HostError(
+            f"{path} cannot be written ({error.strerror})", "see that root may write it"
+        ) from error
 
 
 def _encoded(content: bytes | None) -> str | None:

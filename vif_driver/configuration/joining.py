@@ -138,14 +138,22 @@ def leave(changes: Transaction, vms: Vms, *, force: bool) -> list[str]:
     for name in dict.fromkeys((CONTROLLER, CONTROLLER if boot is None else boot.name)):
         changes.make(ServiceState(name, active=False, enabled=False))
     encrypted = _ipsec_settings(now)
+    # Or a run that this one finishes has taken that away before it was killed.
+    was_encrypted = encrypted or any(
+        before["maps"].get("other_config") for before in changes.noted(OpenVSwitchSettings)
+    )
     gone: dict[str, str | None] = dict.fromkeys(KEYS)
     maps = {"external_ids": gone, "other_config": encrypted}
     unnamed: tuple[Tls | None, ...] = (None,) if now.tls is not None and now.tls.is_ours else ()
     changes.make(OpenVSwitchSettings(maps, unnamed))
     ipsec = units.first(*IPSEC)
-    if encrypted and ipsec is not None:
+    if was_encrypted and ipsec is not None:
         changes.make(ServiceState(ipsec.name, active=False, enabled=False))
-    if database.is_there and not database.is_active:
+    was_started = any(
+        before["name"] == DATABASE and before["active"] is False
+        for before in changes.noted(ServiceState)
+    )
+    if was_started and not units.look(SWITCH).is_active:
         units.stop(DATABASE)
     return notes
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vif_driver import config
@@ -141,7 +142,7 @@ def configure(
     ports = message_queue.ports(plan.transport_url)
     if started and wait is not None and ports and not isinstance(changes, Rehearsal):
         neutron_connected.wait(agent, ports, wait)
-    return [*_dead_ends(plan, there, wish), *_other_bridge(plan)]
+    return [*_dead_ends(plan, there, wish), *_other_bridge(plan), *_readable(wish)]
 
 
 def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
@@ -182,11 +183,13 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     for edit in edits:
         changes.make(edit)
     there = ovs_bridges.look() if past.bridges or past.uplinks else {}
+    kept = _kept(past, there)
+    notes += [f"bridge {name} stays with its ports: {why}" for name, why in kept.items()]
     for bridge, device in past.uplinks:
-        if bridge in there:
+        if bridge in there and bridge not in kept:
             changes.make(UplinkThere(bridge, device, is_wanted=False))
     for name in past.bridges:
-        if name in there and bridges.MADE_FOR in there[name].external_ids:
+        if name in there and name not in kept and bridges.MADE_FOR in there[name].external_ids:
             changes.make(BridgeThere(name, None))
     changes.make(
         FileContent(folder / neutron_past.NAME, None, "what the host was before is forgotten")
@@ -298,6 +301,39 @@ def _refuse(user: str | None, bridge: str) -> None:
             f"{user} of a VM is on {bridge} and would be cut off",
             "migrate or stop the VMs with external networks first",
         )
+
+
+def _kept(past: Past, there: Mapping[str, ovs_bridges.Bridge]) -> dict[str, str]:
+    """Give the bridges that somebody else has put to use since, and how."""
+    names = [name for name in dict.fromkeys([*past.bridges, *dict(past.uplinks)]) if name in there]
+    if not names:
+        return {}
+    addresses = snapshot.take().addresses
+    ports = switch.read_once(_TIMEOUT).by_bridge
+    kept = {}
+    for name in names:
+        # A link-local one is there by itself.
+        own = [one.ip for one in addresses if one.device == name and not one.ip.is_link_local]
+        # Those of the agent itself are patches and tunnels.
+        others = [
+            port.name
+            for port in ports.get(name, ())
+            if port.type in ("", "system", "internal")
+            and port.name != name
+            and (name, port.port) not in past.uplinks
+        ]
+        if own:
+            kept[name] = f"it has the address {own[0]} of this host"
+        elif others and name in past.bridges:
+            kept[name] = f"somebody else has added {others[0]}"
+    return kept
+
+
+def _readable(wish: Wish) -> Iterable[str]:
+    path = neutron_agent.FOLDER / neutron.COMMON_FILE
+    has_secret = wish.queue is not None and wish.queue.password is not None
+    if has_secret and whole_files.look(path).st_mode & stat.S_IROTH:
+        yield f"everybody on this host can read {path}, which has a password: chmod o= {path}"
 
 
 def _revert(options: Iterable[PastOption], notes: list[str]) -> Iterable[OptionsSet]:

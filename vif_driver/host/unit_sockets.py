@@ -41,8 +41,13 @@ def _processes(unit: str, proc: Path) -> Iterator[Path]:
             groups = (process / "cgroup").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue  # it has just ended
-        if any(unit in line.split("/") for line in groups.splitlines()):
+        if any(_is_of(unit, line.split("/")) for line in groups.splitlines()):
             yield process
+
+
+def _is_of(unit: str, group: list[str]) -> bool:
+    # Below a user's own systemd anybody may have a unit of any name.
+    return unit in group and not any(part.startswith("user@") for part in group)
 
 
 def _sockets(process: Path) -> Iterator[int]:
