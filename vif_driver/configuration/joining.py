@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vif_driver.configuration import ovs_settings, registration, tls, tunnel
+from vif_driver.configuration.agent_credentials import AgentHasCredentials
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.ovn import KEYS, Wanted, ipsec_keys
 from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
@@ -21,6 +22,7 @@ from vif_driver.configuration.services import ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
 from vif_driver.host import certificates, ovn_controller, units
+from vif_driver.host.certificates import FOLDER
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
@@ -109,6 +111,8 @@ def join(
     notes = _make_ipsec_run(wanted, changes, name)
     if timeout is not None:
         asyncio.run(registration.wait(wanted, address, name, timeout))
+    if wanted.credentials is not None and wanted.credentials.certificate.parent == FOLDER:
+        changes.make(AgentHasCredentials(wanted.credentials))
     return notes
 
 
