@@ -306,26 +306,14 @@ def _refuse(user: str | None, bridge: str) -> None:
 def _kept(past: Past, there: Mapping[str, ovs_bridges.Bridge]) -> dict[str, str]:
     """Give the bridges that somebody else has put to use since, and how."""
     names = [name for name in dict.fromkeys([*past.bridges, *dict(past.uplinks)]) if name in there]
-    if not names:
-        return {}
-    addresses = snapshot.take().addresses
-    ports = switch.read_once(_TIMEOUT).by_bridge
     kept = {}
     for name in names:
-        # A link-local one is there by itself.
-        own = [one.ip for one in addresses if one.device == name and not one.ip.is_link_local]
-        # Those of the agent itself are patches and tunnels.
-        others = [
-            port.name
-            for port in ports.get(name, ())
-            if port.type in ("", "system", "internal")
-            and port.name != name
-            and (name, port.port) not in past.uplinks
-        ]
-        if own:
-            kept[name] = f"it has the address {own[0]} of this host"
-        elif others and name in past.bridges:
-            kept[name] = f"somebody else has added {others[0]}"
+        address = bridges.address(name)
+        other = bridges.foreign_port(name, past.uplinks) if name in past.bridges else None
+        if address is not None:
+            kept[name] = f"it has the address {address} of this host"
+        elif other is not None:
+            kept[name] = f"somebody else has added {other}"
     return kept
 
 
