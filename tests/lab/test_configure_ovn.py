@@ -22,7 +22,7 @@ from tests.lab.harness.hypervisor import PHYSICAL_BRIDGE, Hypervisor
 from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
 from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.pings import Probe, add_probe
-from tests.lab.harness.product import install_on
+from tests.lab.harness.product import SERVICE, SystemdProduct, install_on
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 from tests.lab.vifctl import killed
@@ -354,6 +354,27 @@ def test_tls_with_the_certificate_of_host_deploy(
 
     assert answer.status == 0, answer.err
     assert chassis(lab, NAME) == {("geneve", TUNNEL)}
+
+
+def test_an_agent_that_started_before_is_handed_the_certificate(
+    host: SystemdHypervisor, authority: Authority
+) -> None:
+    product = SystemdProduct(host)
+    product.install()
+    product.start()
+    try:
+        before = product.agent.pid
+        files = give(host, authority.sign("hv1"))
+
+        answer = vifctl(host, f"{CENTRAL_ADDRESS}:{TLS_PORT}", TUNNEL, NAME)
+
+        assert answer.status == 0, answer.err
+        assert "vif-agent has this host's certificate" in answer.changed
+        assert product.agent.wait_new(before)
+        handed = f"/run/credentials/{SERVICE}/{files.certificate.name}"
+        assert host.read(handed) == host.read(str(files.certificate))
+    finally:
+        product.stop()
 
 
 def strange(authority: Authority, folder: Path) -> Credentials:

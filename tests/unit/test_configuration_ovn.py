@@ -83,13 +83,31 @@ def test_ovn_remote_names_all_members(wanted: Wanted, remote: str) -> None:
 # ---- names ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["hv1", "hv1.example.com", "1.a-b.x", "a" * 63])
+@pytest.mark.parametrize("text", ["hv1", "hv1.example.com", "1.a-b.x", "a" * 63, "hv_1"])
 def test_a_host_has_a_name_of_dns(text: str) -> None:
     assert ovn.parse_fqdn(text) == text
 
 
+@pytest.mark.parametrize("text", ["192.0.2.7", "2001:db8::7"])
+def test_a_host_that_the_engine_knows_by_its_address_is_called_so(text: str) -> None:
+    assert ovn.parse_fqdn(text) == text
+
+
 @pytest.mark.parametrize(
-    "text", ["hv 1", "-hv1", "hv1-", "hv1.", ".hv1", "a" * 64, "hv1\nx", "ä", "b." * 127 + "cc"]
+    "text",
+    [
+        "fe80::7%eth0",
+        "::x",
+        "hv 1",
+        "-hv1",
+        "hv1-",
+        "hv1.",
+        ".hv1",
+        "a" * 64,
+        "hv1\nx",
+        "ä",
+        "b." * 127 + "cc",
+    ],
 )
 def test_what_is_no_name_of_dns_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is no host name"):

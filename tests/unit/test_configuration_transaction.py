@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -132,6 +133,39 @@ def test_a_file_keeps_its_permissions(folder: Path, etc: Path) -> None:
         changes.make(file(etc / "a", "new"))
 
     assert (etc / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_file_belongs_to_the_folder_that_it_is_really_in(folder: Path, etc: Path) -> None:
+    (etc / "real").mkdir()
+    if os.geteuid() == 0:
+        os.chown(etc, 65534, 65534)
+    (etc / "file").symlink_to("real/file")
+
+    with transaction.begin("configure", folder) as changes:
+        changes.make(file(etc / "file", "new"))
+
+    assert (etc / "real" / "file").stat().st_uid == os.geteuid()
+
+
+def test_no_file_makes_who_runs_it_its_owner(folder: Path, etc: Path) -> None:
+    (etc / "file").write_text("old")
+    (etc / "file").chmod(0o4755)
+
+    with transaction.begin("configure", folder) as changes:
+        changes.make(file(etc / "file", "new"))
+
+    assert stat.S_IMODE((etc / "file").stat().st_mode) == 0o755
+
+
+def test_what_a_killed_run_was_writing_does_not_lie_about(folder: Path, etc: Path) -> None:
+    unfinished = etc / ".file.vif-driver"
+    unfinished.write_text("half of a secret")
+
+    with pytest.raises(HostError), transaction.begin("configure", folder) as changes:
+        changes.note(file(etc / "file", "new"))
+        raise HostError("it fails", "see to it")
+
+    assert not unfinished.exists()
 
 
 def test_only_root_reads_what_was_noted(folder: Path, etc: Path) -> None:

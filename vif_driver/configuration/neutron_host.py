@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vif_driver import config
@@ -25,7 +26,15 @@ from vif_driver.configuration.option_file import OptionFile
 from vif_driver.configuration.services import Restart, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import ConfigError, HostError, Unavailable
-from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
+from vif_driver.host import (
+    neutron_agent,
+    ovs_bridges,
+    processes,
+    snapshot,
+    switch,
+    units,
+    whole_files,
+)
 from vif_driver.host.switch import Switch
 from vif_driver.host.units import Unit
 
@@ -115,7 +124,7 @@ def configure(
     ports = message_queue.ports(plan.transport_url)
     if started and wait is not None and ports:
         neutron_connected.wait(agent, ports, wait)
-    return [*_dead_ends(plan, there, wish), *_other_bridge(plan)]
+    return [*_dead_ends(plan, there, wish), *_other_bridge(plan), *_readable(wish)]
 
 
 def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
@@ -155,11 +164,13 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     for edit in edits:
         changes.make(edit)
     there = ovs_bridges.look() if past.bridges or past.uplinks else {}
+    kept = _kept(past, there)
+    notes += [f"bridge {name} stays with its ports: {why}" for name, why in kept.items()]
     for bridge, device in past.uplinks:
-        if bridge in there:
+        if bridge in there and bridge not in kept:
             changes.make(UplinkThere(bridge, device, is_wanted=False))
     for name in past.bridges:
-        if name in there and bridges.MADE_FOR in there[name].external_ids:
+        if name in there and name not in kept and bridges.MADE_FOR in there[name].external_ids:
             changes.make(BridgeThere(name, None))
     changes.make(
         FileContent(folder / neutron_past.NAME, None, "what the host was before is forgotten")
@@ -270,6 +281,27 @@ def _refuse(user: str | None, bridge: str) -> None:
             f"{user} of a VM is on {bridge} and would be cut off",
             "migrate or stop the VMs with external networks first",
         )
+
+
+def _kept(past: Past, there: Mapping[str, ovs_bridges.Bridge]) -> dict[str, str]:
+    """Give the bridges that somebody else has put to use since, and how."""
+    names = [name for name in dict.fromkeys([*past.bridges, *dict(past.uplinks)]) if name in there]
+    kept = {}
+    for name in names:
+        address = bridges.address(name)
+        other = bridges.foreign_port(name, past.uplinks) if name in past.bridges else None
+        if address is not None:
+            kept[name] = f"it has the address {address} of this host"
+        elif other is not None:
+            kept[name] = f"somebody else has added {other}"
+    return kept
+
+
+def _readable(wish: Wish) -> Iterable[str]:
+    path = neutron_agent.FOLDER / neutron.COMMON_FILE
+    has_secret = wish.queue is not None and wish.queue.password is not None
+    if has_secret and whole_files.look(path).st_mode & stat.S_IROTH:
+        yield f"everybody on this host can read {path}, which has a password: chmod o= {path}"
 
 
 def _revert(options: Iterable[PastOption], notes: list[str]) -> Iterable[OptionsSet]:

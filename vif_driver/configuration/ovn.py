@@ -26,7 +26,8 @@ PATIENCE = {"ovn-remote-probe-interval": "60000", "ovn-openflow-probe-interval":
 #: All keys of ``external_ids`` that make a host one of OVN's, and are its alone.
 KEYS = ("ovn-remote", "ovn-encap-type", "ovn-encap-ip", *PATIENCE)
 
-_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+# RFC 1123, 2.1; an underscore is no host name, and in use.
+_NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +121,10 @@ def parse_fqdn(text: str) -> str:
     """Read the name that the host is to have.
 
     Raises:
-        ConfigError: it is none of DNS (RFC 1123, 2.1).
+        ConfigError: it is none of DNS, and no address, which is the name of a host that was added
+            to the engine by it.
     """
-    if len(text) > 253 or not _NAME.fullmatch(text):
+    if len(text) > 253 or not (_NAME.fullmatch(text) or _is_ip(text)):
         raise ConfigError(
             f"{one_line(text, 80)!r} is no host name", "give this host's name as the engine has it"
         )
@@ -164,3 +166,10 @@ def _parse_central(word: str) -> Central:
     if not 0 < int(port) < 65536:
         raise ConfigError(f"there is no port {port}", "give one from 1 to 65535")
     return Central(address, int(port))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        return not ipaddress.ip_address(text).is_link_local
+    except ValueError:
+        return False

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vif_driver.configuration import ovn_registered, ovs_settings, tls, tunnel
+from vif_driver.configuration.agent_credentials import AgentHasCredentials
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.ovn import KEYS, Wanted, ipsec_keys
 from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
@@ -21,6 +22,7 @@ from vif_driver.configuration.services import OPEN_VSWITCH, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
 from vif_driver.host import certificates, ovn_controller, units
+from vif_driver.host.certificates import FOLDER
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
@@ -107,6 +109,8 @@ def join(
     notes = _make_ipsec_run(wanted, changes, name)
     if timeout is not None:
         asyncio.run(ovn_registered.wait(wanted, address, name, timeout))
+    if wanted.credentials is not None and wanted.credentials.certificate.parent == FOLDER:
+        changes.make(AgentHasCredentials(wanted.credentials))
     return notes
 
 
@@ -136,14 +140,22 @@ def leave(changes: Transaction, vms: Vms, *, force: bool) -> list[str]:
     for name in dict.fromkeys((CONTROLLER, CONTROLLER if boot is None else boot.name)):
         changes.make(ServiceState(name, active=False, enabled=False))
     encrypted = _ipsec_settings(now)
+    # Or a run that this one finishes has taken that away before it was killed.
+    was_encrypted = encrypted or any(
+        before["maps"].get("other_config") for before in changes.noted(OpenVSwitchSettings)
+    )
     gone: dict[str, str | None] = dict.fromkeys(KEYS)
     maps = {"external_ids": gone, "other_config": encrypted}
     unnamed: tuple[Tls | None, ...] = (None,) if now.tls is not None and now.tls.is_ours else ()
     changes.make(OpenVSwitchSettings(maps, unnamed))
     ipsec = units.first(*IPSEC)
-    if encrypted and ipsec is not None:
+    if was_encrypted and ipsec is not None:
         changes.make(ServiceState(ipsec.name, active=False, enabled=False))
-    if database.is_there and not database.is_active:
+    was_started = any(
+        before["name"] == DATABASE and before["active"] is False
+        for before in changes.noted(ServiceState)
+    )
+    if was_started and not units.look(SWITCH).is_active:
         units.stop(DATABASE)
     return notes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from vif_driver.configuration import record
-from vif_driver.configuration.change import Change, Fact, Noted
+from vif_driver.configuration.change import Before, Change, Fact, Noted
 from vif_driver.configuration.record import Record
 from vif_driver.errors import HostError, VifError
 
@@ -82,6 +82,10 @@ class Transaction:
         """
         self.facts += change.facts()
         change.make()
+
+    def noted(self, kind: type[Change]) -> list[Before]:
+        """Give what is noted of one kind of changes, also by a run that this one finishes."""
+        return [before for other, before in self._noted if other is kind]
 
     def take_back(self) -> list[str]:
         """Take back all that was changed.

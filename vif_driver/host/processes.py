@@ -47,9 +47,14 @@ def of_unit(unit: str, proc: Path = PROC) -> list[int]:
             groups = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue  # it has just ended
-        if any(unit in line.split("/") for line in groups.splitlines()):
+        if any(_is_of(unit, line.split("/")) for line in groups.splitlines()):
             found.append(process)
     return found
+
+
+def _is_of(unit: str, group: list[str]) -> bool:
+    # Below a user's own systemd anybody may have a unit of any name.
+    return unit in group and not any(part.startswith("user@") for part in group)
 
 
 def runs(process: int, name: str, proc: Path = PROC) -> bool:
