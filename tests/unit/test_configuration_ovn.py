@@ -128,9 +128,10 @@ def test_other_kinds_of_tunnels_are_refused(text: str) -> None:
 
 
 def test_the_settings_are_those_of_the_driver_before_us() -> None:
-    wanted = dataclasses.replace(PLAIN, fqdn="hv1.example.com", credentials=FILES)
+    name = "hv1.example.com"
+    wanted = dataclasses.replace(PLAIN, fqdn=name, credentials=FILES)
 
-    assert wanted.external_ids(TUNNEL, {"system-id": "hv1"}) == {
+    assert wanted.external_ids(TUNNEL, name, {"system-id": "hv1"}) == {
         "ovn-remote": "ssl:192.0.2.1:6642",
         "ovn-encap-type": "geneve",
         "ovn-encap-ip": "192.0.2.11",
@@ -143,25 +144,26 @@ def test_the_settings_are_those_of_the_driver_before_us() -> None:
 def test_intervals_that_a_site_has_set_stay() -> None:
     now = {"system-id": "hv1", "ovn-remote-probe-interval": "180000"}
 
-    assert PLAIN.external_ids(TUNNEL, now)["ovn-remote-probe-interval"] == "180000"
+    assert PLAIN.external_ids(TUNNEL, "hv1", now)["ovn-remote-probe-interval"] == "180000"
 
 
 def test_without_a_name_the_name_is_left_alone() -> None:
-    assert "system-id" not in PLAIN.external_ids(TUNNEL, {"system-id": "hv1"})
+    assert "system-id" not in PLAIN.external_ids(TUNNEL, "hv1", {"system-id": "hv1"})
 
 
-def test_a_setting_of_this_chassis_alone_that_goes_first_is_named() -> None:
-    now = {"system-id": "hv1", "ovn-encap-ip-hv1": "192.0.2.12"}
+@pytest.mark.parametrize("system_id", ["hv1", "overridden"])
+def test_a_setting_of_this_chassis_alone_that_goes_first_is_named(system_id: str) -> None:
+    now = {"system-id": system_id, "ovn-encap-ip-hv1": "192.0.2.12"}
 
     with pytest.raises(HostError, match=r"external_ids:ovn-encap-ip-hv1 .* goes before ovn-encap"):
-        PLAIN.external_ids(TUNNEL, now)
+        PLAIN.external_ids(TUNNEL, "hv1", now)
 
 
 @pytest.mark.parametrize("now", [{"ovn-encap-ip-hv2": "x"}, {"ovn-encap-ip-hv1": "192.0.2.11"}])
 def test_a_setting_of_another_chassis_or_of_the_same_value_does_not_matter(
     now: dict[str, str],
 ) -> None:
-    settings = PLAIN.external_ids(TUNNEL, {"system-id": "hv1", **now})
+    settings = PLAIN.external_ids(TUNNEL, "hv1", {"system-id": "hv1", **now})
 
     assert settings["ovn-encap-ip"] == "192.0.2.11"
 

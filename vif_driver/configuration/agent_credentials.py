@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vif_driver.configuration.change import Before, Change, Fact
-from vif_driver.errors import HostError
-from vif_driver.host import certificates, units, whole_files
+from vif_driver.configuration.files import content_of
+from vif_driver.host import certificates, units
 from vif_driver.host.certificates import Credentials
 
 UNIT = "vif-agent.service"
@@ -41,7 +41,7 @@ class AgentHasCredentials(Change):
             return []
         copies = certificates.in_folder(HANDED)
         pairs = zip(copies.files, self._credentials.files)
-        is_so = all(_read(copy) == _read(file) for copy, file in pairs)
+        is_so = all(content_of(copy) == content_of(file) for copy, file in pairs)
         return [Fact("vif-agent has this host's certificate", is_so)]
 
     def before(self) -> Before:
@@ -56,12 +56,3 @@ class AgentHasCredentials(Change):
     def take_back(cls, before: Before) -> str | None:
         """See :class:`Change`."""
         return None
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return whole_files.read(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise HostError(f"{path} cannot be read ({error.strerror})", "see to it") from error

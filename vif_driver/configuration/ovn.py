@@ -72,11 +72,12 @@ class Wanted:
         """Give what the southbound database is to have of this host's tunnels."""
         return {Encap(kind, str(tunnel)) for kind in self.encaps}
 
-    def external_ids(self, tunnel: Ip, now: Mapping[str, str]) -> dict[str, str]:
+    def external_ids(self, tunnel: Ip, name: str, now: Mapping[str, str]) -> dict[str, str]:
         """Give the settings.
 
         Args:
             tunnel: this host's address for tunnels.
+            name: its chassis' name.
             now: those that there are.
 
         Raises:
@@ -89,7 +90,6 @@ class Wanted:
             # A site's own stay.
             **{key: now.get(key, value) for key, value in PATIENCE.items()},
         }
-        name = self.fqdn or now.get("system-id")
         for key, value in settings.items():
             if now.get(f"{key}-{name}", value) != value:
                 raise HostError(

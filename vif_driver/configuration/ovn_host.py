@@ -87,8 +87,8 @@ def join(
     switch = open_vswitch if not units.look(SWITCH).is_active else units.look(SWITCH)
     changes.make(ServiceState(switch.name, active=True, keeps_running=True))
     now = ovs_settings.look()
-    settings = wanted.external_ids(address, now.external_ids)
     name = _chassis_name(wanted, now)
+    settings = wanted.external_ids(address, name, now.external_ids)
     renamed = name != _chassis_name(None, now)
     if renamed and "ovn-remote" in now.external_ids and not force:
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
