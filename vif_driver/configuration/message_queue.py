@@ -16,13 +16,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vif_driver.errors import ConfigError, one_line
-from vif_driver.host.addresses import place
+from vif_driver.host.addresses import is_host_name, place
 
 #: RabbitMQ's.
 PORT = 5672
-
-# RFC 1123, 2.1; an underscore is no host name, and in use.
-_NAME = re.compile(r"(?=.{1,253}$)[0-9A-Za-z_](?:[0-9A-Za-z_.-]*[0-9A-Za-z_])?")
 
 # Bytes; more is no password but a wrong file.
 _LONGEST = 1024
@@ -87,7 +84,7 @@ def parse_host(text: str) -> tuple[str, int]:
     if match is None or match[1]:
         is_host = _is_ipv6(host)
     else:
-        is_host = _NAME.fullmatch(host) is not None and not _is_wrong_ipv4(host)
+        is_host = is_host_name(host) and not _is_wrong_ipv4(host)
     number = PORT if port is None else int(port)
     if not is_host or not 0 < number < 1 << 16:
         raise ConfigError(

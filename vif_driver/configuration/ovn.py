@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from vif_driver.errors import ConfigError, HostError, one_line
-from vif_driver.host.addresses import Ip
+from vif_driver.host.addresses import Ip, is_host_name
 from vif_driver.host.certificates import COLUMNS, Credentials
 from vif_driver.host.southbound import Encap, Remote
 
@@ -25,9 +25,6 @@ PATIENCE = {"ovn-remote-probe-interval": "60000", "ovn-openflow-probe-interval":
 
 #: All keys of ``external_ids`` that make a host one of OVN's, and are its alone.
 KEYS = ("ovn-remote", "ovn-encap-type", "ovn-encap-ip", *PATIENCE)
-
-# RFC 1123, 2.1; an underscore is no host name, and in use.
-_NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +121,7 @@ def parse_fqdn(text: str) -> str:
         ConfigError: it is none of DNS, and no address, which is the name of a host that was added
             to the engine by it.
     """
-    if len(text) > 253 or not (_NAME.fullmatch(text) or _is_ip(text)):
+    if not is_host_name(text) and not _is_ip(text):
         raise ConfigError(
             f"{one_line(text, 80)!r} is no host name", "give this host's name as the engine has it"
         )
