@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver.configuration import agent_credentials, transaction
-from vif_driver.configuration.agent_credentials import UNIT, AgentHasCredentials
+from vif_driver.configuration import transaction
+from vif_driver.configuration.agent_credentials import AgentHasCredentials
 from vif_driver.configuration.change import Fact
 from vif_driver.errors import HostError
-from vif_driver.host import units
+from vif_driver.host import handed, units
 from vif_driver.host.certificates import NAMES, Credentials, in_folder
 from vif_driver.host.units import Unit
 
@@ -45,8 +45,8 @@ class Agent:
 
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
-    agent = Agent(tmp_path / UNIT)
-    monkeypatch.setattr(agent_credentials, "HANDED", agent.handed)
+    agent = Agent(tmp_path / "handed")
+    monkeypatch.setattr(handed, "FOLDER", agent.handed)
     monkeypatch.setattr(units, "look", agent.look)
     monkeypatch.setattr(units, "restart", agent.restart)
     return agent

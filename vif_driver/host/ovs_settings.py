@@ -100,7 +100,8 @@ def change(
     for one in tls:
         operations += _naming(one)
     if operations:
-        database.transact(operations)
+        # It is on the disk before the note of what it changes is removed, whatever happens then.
+        database.transact([*operations, {"op": "commit", "durable": True}])
 
 
 def _naming(tls: Tls | None) -> list[dict[str, Any]]:
