@@ -120,7 +120,7 @@ class Setting:
     file: str
     section: str
     option: str
-    value: str
+    value: str = dataclasses.field(repr=False)
     shown: str | None = None
 
     def __str__(self) -> str:
@@ -144,7 +144,7 @@ class Plan:
     bridges: Sequence[str] = ()
     integration_bridge: str | None = None
     datapath_type: str = ""
-    transport_url: str = ""
+    transport_url: str = dataclasses.field(default="", repr=False)
 
 
 class Files:
