@@ -68,8 +68,18 @@ def test_what_is_so_already_is_not_made_again(folder: Path, etc: Path) -> None:
         made = changes.make(file(etc / "a", "new"))
 
     assert not made
-    assert not changes.has_changed
+    assert [fact.is_so for fact in changes.facts] == [True]
     assert (etc / "a").stat().st_mtime_ns == before
+
+
+def test_a_rehearsal_tells_of_changes_and_makes_none(etc: Path) -> None:
+    rehearsal = transaction.Rehearsal()
+
+    rehearsal.note(file(etc / "a", "new"))
+    rehearsal.make(file(etc / "a", "new"))
+
+    assert [fact.what for fact in rehearsal.facts if not fact.is_so] == ["a is new"]
+    assert not (etc / "a").exists()
 
 
 def test_all_is_taken_back_when_a_later_change_fails(folder: Path, etc: Path) -> None:

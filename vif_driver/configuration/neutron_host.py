@@ -119,7 +119,7 @@ def configure(
         changes.make(ServiceState(switch_unit.name, enabled=True))
     started = changes.make(ServiceState(agent.unit, active=True, enabled=True))
     if restart is not None:
-        changes.make_noted(restart)
+        changes.make(restart)
         started = True
     ports = message_queue.ports(plan.transport_url)
     if started and wait is not None and ports:
@@ -176,7 +176,7 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
         FileContent(folder / neutron_past.NAME, None, "what the host was before is forgotten")
     )
     for restart in restarts:
-        changes.make_noted(restart)
+        changes.make(restart)
     return notes
 
 

@@ -38,11 +38,6 @@ class Transaction:
         self._record = note
         self._noted: list[Noted] = []
 
-    @property
-    def has_changed(self) -> bool:
-        """Whether anything was not so already."""
-        return not all(fact.is_so for fact in self.facts)
-
     def make(self, change: Change) -> bool:
         """Make a change, unless all of it is so already.
 
@@ -73,15 +68,6 @@ class Transaction:
         noted = [*self._noted, this]
         self._record.write(self._command, self._request, noted)
         self._noted = noted
-
-    def make_noted(self, change: Change) -> None:
-        """Make a change that was noted some time before, by :meth:`note`.
-
-        Raises:
-            HostError: it cannot be made.
-        """
-        self.facts += change.facts()
-        change.make()
 
     def noted(self, kind: type[Change]) -> list[Before]:
         """Give what is noted of one kind of changes, also by a run that this one finishes."""
@@ -145,10 +131,6 @@ class Rehearsal(Transaction):
 
     def note(self, change: Change) -> None:
         """Do nothing."""
-
-    def make_noted(self, change: Change) -> None:
-        """Find out what is so."""
-        self.make(change)
 
 
 @contextlib.contextmanager
