@@ -41,7 +41,7 @@ class NotAnInterface(BadRequest):
 
 
 class ConfigError(VifError, ValueError):
-    """The configuration file says something that has no meaning."""
+    """The configuration, in a file or as it is asked for, says something that has no meaning."""
 
 
 class HostError(VifError, RuntimeError):

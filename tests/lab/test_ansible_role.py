@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
-from tests.lab.harness.product import SystemdProduct
+from tests.lab.harness.product import BOOT_PASS, SERVICE, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 
@@ -19,6 +20,7 @@ from tests.lab.harness.unit import Unit
 ROLE = "/usr/share/vif-driver/ansible/roles/vif_driver"
 PLAYBOOK = "/root/play.yml"
 AGENT = "neutron-openvswitch-agent.service"
+SERVICES = (AGENT, SERVICE, BOOT_PASS, "ovn-controller.service")
 COMMON = "/etc/neutron/neutron.conf"
 TOLD = "/root/firewall-told"
 PASSWORD = "pa$$word of 'mine'"
@@ -34,7 +36,6 @@ VARIABLES: dict[str, Any] = {
     "vif_driver_neutron_bridge_mappings": {"physnet1": "br-ex"},
     "vif_driver_neutron_uplinks": {"br-ex": "nic0"},
     "vif_driver_neutron_integration_bridge": "br-neutron",
-    "vif_driver_neutron_tunnel_ip": "127.0.0.1",
     "vif_driver_neutron_tunnel_types": ["vxlan"],
     "vif_driver_neutron_wait": 0,
     "vif_driver_firewalld_zone": "external",
@@ -88,7 +89,9 @@ def play(
     host: SystemdHypervisor, *options: str, check: bool = True, **more: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the role."""
-    variables = {**VARIABLES, "vif_driver_ovn_tunnel": host.tunnel_address, **more}
+    address = host.tunnel_address
+    ends = {"vif_driver_ovn_tunnel": address, "vif_driver_neutron_tunnel_ip": address}
+    variables = {**VARIABLES, **ends, **more}
     task = {"ansible.builtin.include_role": {"name": ROLE}, "vars": variables}
     plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
     host.write(PLAYBOOK, json.dumps(plays))  # which is YAML
@@ -103,44 +106,131 @@ def changes(answer: subprocess.CompletedProcess[str]) -> int:
     return int(recap.split()[0])
 
 
-def test_the_role_configures_a_host_and_a_second_run_changes_nothing(
-    host: SystemdHypervisor,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What the role looks after.
+
+    Attributes:
+        common: the content of Neutron's common file.
+        uplinks: the ports of the bridge that leads to a physical network.
+        remote: where ovn-controller is told that the southbound database is.
+        running: those of its services that run.
+        enabled: those that start at boot.
+        firewall: what the firewall was told.
+    """
+
+    common: str
+    uplinks: list[str]
+    remote: str
+    running: set[str]
+    enabled: set[str]
+    firewall: set[str]
+
+    @classmethod
+    def of(cls, host: SystemdHypervisor) -> State:
+        ports = host.run(["ovs-vsctl", "list-ports", "br-ex"], check=False).stdout
+        get = "ovs-vsctl --if-exists get Open_vSwitch . external_ids:ovn-remote"
+        units = {name: Unit(host, name) for name in SERVICES}
+        return cls(
+            common=host.read(COMMON),
+            uplinks=ports.split(),
+            remote=host.output(get),
+            running={name for name, unit in units.items() if unit.running},
+            enabled={
+                name for name, unit in units.items() if unit.property("UnitFileState") == "enabled"
+            },
+            firewall=set(host.read(TOLD).splitlines()) if host.exists(TOLD) else set(),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """A run of the role: how many tasks changed something, what was shown, and what is so then."""
+
+    changes: int
+    shown: str
+    state: State
+
+
+def played(host: SystemdHypervisor, *options: str, **more: Any) -> Played:
+    """Run the role, and look at the host."""
+    answer = play(host, *options, **more)
+    return Played(changes(answer), answer.stdout, State.of(host))
+
+
+# The runs follow each other, each of them with the host as the one before has left it.
+
+
+@pytest.fixture(scope="module")
+def before(host: SystemdHypervisor) -> State:
+    """The host before the first run."""
     host.run("ovs-vsctl remove Open_vSwitch . external_ids ovn-remote")
-    before = host.read(COMMON)
+    return State.of(host)
 
-    rehearsed = play(host, "--check")
 
-    assert changes(rehearsed) > 0
-    assert host.read(COMMON) == before
-    assert not host.exists(TOLD)
+@pytest.fixture(scope="module")
+def rehearsal(host: SystemdHypervisor, before: State) -> Played:
+    """A run in check mode."""
+    return played(host, "--check")
 
-    first = play(host, "-vv")
 
-    assert changes(first) > 0
-    assert "transport_url = rabbit://neutron:pa%24%24word" in host.read(COMMON)
-    assert host.output("ovs-vsctl list-ports br-ex") == "nic0"
-    remote = host.output("ovs-vsctl get Open_vSwitch . external_ids:ovn-remote")
-    assert remote == f'"tcp:{CENTRAL_ADDRESS}:6642"'
-    for name in (AGENT, "vif-agent.service", "ovn-controller.service"):
-        assert Unit(host, name).running
-    assert Unit(host, "vif-driver-boot.service").property("UnitFileState") == "enabled"
-    assert set(host.read(TOLD).splitlines()) == {
+@pytest.fixture(scope="module")
+def first(host: SystemdHypervisor, rehearsal: Played) -> Played:
+    """The first run, of which much is shown."""
+    return played(host, "-vv")
+
+
+@pytest.fixture(scope="module")
+def second(host: SystemdHypervisor, first: Played) -> Played:
+    """Another run of the same."""
+    return played(host)
+
+
+@pytest.fixture(scope="module")
+def undone(host: SystemdHypervisor, second: Played) -> Played:
+    """A run that takes it all back."""
+    return played(host, vif_driver_state="unconfigured")
+
+
+def test_check_mode_tells_of_changes_and_makes_none(before: State, rehearsal: Played) -> None:
+    assert rehearsal.changes > 0
+    assert rehearsal.state == before
+
+
+def test_neutron_serves_the_host(first: Played) -> None:
+    assert "transport_url = rabbit://neutron:pa%24%24word" in first.state.common
+    assert first.state.uplinks == ["nic0"]
+
+
+def test_the_host_is_one_of_ovns(first: Played) -> None:
+    assert first.state.remote == f'"tcp:{CENTRAL_ADDRESS}:6642"'
+
+
+def test_services_run_and_start_at_boot(first: Played) -> None:
+    assert first.state.running >= set(SERVICES) - {BOOT_PASS}
+    assert first.state.enabled >= {AGENT, SERVICE, BOOT_PASS}
+
+
+def test_the_firewall_lets_tunnels_through_now_and_later(first: Played) -> None:
+    assert first.state.firewall == {
         f"{when} vif-driver-{tunnel}"
         for when in ("permanent", "runtime")
         for tunnel in ("geneve", "vxlan")
     }
-    assert PASSWORD not in first.stdout and "pa%24" not in first.stdout
 
-    second = play(host)
 
-    assert changes(second) == 0
+def test_the_password_is_not_shown(first: Played) -> None:
+    assert PASSWORD not in first.shown and "pa%24" not in first.shown
 
-    undone = play(host, vif_driver_state="unconfigured")
 
-    assert changes(undone) > 0
-    assert host.read(COMMON) == before
-    assert not Unit(host, AGENT).running
+def test_a_second_run_changes_nothing(second: Played) -> None:
+    assert second.changes == 0
+
+
+def test_unconfigured_it_is_none_of_neutrons_again(before: State, undone: Played) -> None:
+    assert undone.changes > 0
+    assert undone.state.common == before.common
+    assert AGENT not in undone.state.running
 
 
 def test_what_is_wrong_is_shown_and_the_password_is_not(host: SystemdHypervisor) -> None:

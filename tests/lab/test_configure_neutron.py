@@ -13,11 +13,11 @@ import pytest
 
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.neutron import LOG, Neutron
 from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
+from tests.lab.vifctl import killed
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -30,8 +30,8 @@ OVS_UNIT, LINUX_BRIDGE_UNIT = (
     "neutron-linuxbridge-agent.service",
 )
 STATE = "/var/lib/vif-driver"
-DOOMED = str(PROJECT / "tests/lab/harness/inside/doomed_vifctl.py")
 
+CONFIGURE = ("configure", "neutron")
 PASSWORD = "pa$s:w@rd%41,'x"
 QUEUE = ("--message-queue", "127.0.0.1", "--user", "neutron", "--password-file", "-")
 OPEN_VSWITCH = (*QUEUE, "--bridge-mapping", "physnet1:br-ex", "--tunnel-types", "")
@@ -106,7 +106,7 @@ def unconfigured(host: SystemdHypervisor, neutron: Neutron) -> Iterator[dict[str
 
 
 def configure(host: SystemdHypervisor, *arguments: str, password: str = PASSWORD) -> Completed:
-    command = ["vifctl", "configure", "neutron", *arguments]
+    command = ["vifctl", *CONFIGURE, *arguments]
     return host.run(command, input=password, check=False, timeout=150)
 
 
@@ -297,21 +297,13 @@ POINTS = [(NOTED, "before", "2"), (NOTED, "before", "4"), (NOTED, "after", "5"),
           (NOTED, "after", "6"), (DONE, "before", "1")]  # fmt: skip
 
 
-def killed(host: SystemdHypervisor, point: tuple[str, str, str], *arguments: str) -> bool:
-    """Run it, and kill it at a point; tells whether it came to that."""
-    flag = "/run/vifctl-was-killed"
-    host.path(flag).unlink(missing_ok=True)
-    command = ["/usr/bin/python3", "-I", DOOMED, *point, flag, "configure", "neutron", *arguments]
-    done = host.run(command, input=PASSWORD, check=False)
-    return host.exists(flag) and done.returncode != 0
-
-
 @pytest.mark.usefixtures("idle_agent")
 def test_wherever_one_run_is_killed_the_next_one_takes_back(
     host: SystemdHypervisor, unconfigured: dict[str, str]
 ) -> None:
     for point in POINTS:
-        assert killed(host, point, *OPEN_VSWITCH, "--no-wait"), point
+        command = (*CONFIGURE, *OPEN_VSWITCH, "--no-wait")
+        assert killed(host, point, *command, told=PASSWORD), point
         assert state(host) != unconfigured, point
 
         refused = configure(host, "--bridge-mapping", "physnet1:br-x")
@@ -324,7 +316,7 @@ def test_wherever_one_run_is_killed_the_next_one_takes_back(
 def test_a_killed_undo_is_taken_back(host: SystemdHypervisor) -> None:
     configure(host, *OPEN_VSWITCH, "--no-wait")
     before = state(host)
-    assert killed(host, (NOTED, "after", "4"), "--undo")
+    assert killed(host, (NOTED, "after", "4"), *CONFIGURE, "--undo")
 
     assert configure(host, *OPEN_VSWITCH, "--no-wait").returncode == 0
 

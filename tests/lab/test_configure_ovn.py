@@ -20,12 +20,12 @@ from tests.lab.harness.certificates import give
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import PHYSICAL_BRIDGE, Hypervisor
 from tests.lab.harness.lab import CENTRAL_ADDRESS, Lab
-from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.pings import Probe, add_probe
-from tests.lab.harness.product import install_on
+from tests.lab.harness.product import SERVICE, SystemdProduct, install_on
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
+from tests.lab.vifctl import killed
 from tests.unit.southbound_server import Authority
 from tests.unit.vdsm_tool import PROGRAM, TOOL
 from vif_driver.host.certificates import FOLDER, Credentials
@@ -38,8 +38,8 @@ TLS_PORT = 6652
 NOWHERE = "192.0.2.99"
 NOTE = "/var/lib/vif-driver/configure.json"
 SYSTEM_ID = "/etc/openvswitch/system-id.conf"
+CONFIGURE = ("configure", "ovn")
 JOIN = (CENTRAL_ADDRESS, TUNNEL, NAME, "--no-ssl")
-DOOMED = str(PROJECT / "tests/lab/harness/inside/doomed_vifctl.py")
 SWITCH = ("ovsdb-server.service", "ovs-vswitchd.service")
 CONTROLLER = "ovn-controller.service"
 
@@ -159,7 +159,7 @@ class Answer:
 
 
 def vifctl(host: SystemdHypervisor, *arguments: str) -> Answer:
-    done = host.run(["vifctl", "configure", "ovn", "--json", *arguments], check=False)
+    done = host.run(["vifctl", *CONFIGURE, "--json", *arguments], check=False)
     return Answer(done.returncode, done.stdout, done.stderr)
 
 
@@ -356,6 +356,27 @@ def test_tls_with_the_certificate_of_host_deploy(
     assert chassis(lab, NAME) == {("geneve", TUNNEL)}
 
 
+def test_an_agent_that_started_before_is_handed_the_certificate(
+    host: SystemdHypervisor, authority: Authority
+) -> None:
+    product = SystemdProduct(host)
+    product.install()
+    product.start()
+    try:
+        before = product.agent.pid
+        files = give(host, authority.sign("hv1"))
+
+        answer = vifctl(host, f"{CENTRAL_ADDRESS}:{TLS_PORT}", TUNNEL, NAME)
+
+        assert answer.status == 0, answer.err
+        assert "vif-agent has this host's certificate" in answer.changed
+        assert product.agent.wait_new(before)
+        handed = f"/run/credentials/{SERVICE}/{files.certificate.name}"
+        assert host.read(handed) == host.read(str(files.certificate))
+    finally:
+        product.stop()
+
+
 def strange(authority: Authority, folder: Path) -> Credentials:
     """Credentials of a CA that the server does not know."""
     return Authority.make(folder / "theirs").sign("hv1")
@@ -484,7 +505,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
 
 
 def test_it_is_for_root(untouched: SystemdHypervisor) -> None:
-    done = untouched.run(["vifctl", "configure", "ovn", *JOIN], user="vdsm", check=False)
+    done = untouched.run(["vifctl", *CONFIGURE, *JOIN], user="vdsm", check=False)
 
     assert done.returncode == 1
     assert done.stderr == "vifctl: vifctl configure ovn needs root; run it as root\n"
@@ -518,20 +539,11 @@ POINTS = [(NOTED, when, str(count)) for count in range(1, 6) for when in ("befor
 END = ("vif_driver.configuration.record:Record.remove", "before", "1")
 
 
-def killed(host: SystemdHypervisor, point: tuple[str, str, str], *arguments: str) -> bool:
-    """Configure the host, and kill who does so at a point; tells whether it came to that."""
-    flag = "/run/vifctl-was-killed"
-    host.path(flag).unlink(missing_ok=True)
-    command = ["/usr/bin/python3", "-I", DOOMED, *point, flag, "configure", "ovn", *arguments]
-    done = host.run(command, check=False)
-    return host.exists(flag) and done.returncode != 0
-
-
 def test_wherever_one_run_is_killed_the_next_one_takes_back(host: SystemdHypervisor) -> None:
     before = State.of(host)
     reached = 0
     for point in [*POINTS, END]:
-        reached += killed(host, point, *JOIN)
+        reached += killed(host, point, *CONFIGURE, *JOIN)
 
         answer = vifctl(host, CENTRAL_ADDRESS, "nothing", NAME, "--no-ssl")
 
@@ -544,7 +556,7 @@ def test_wherever_one_run_is_killed_the_next_one_takes_back(host: SystemdHypervi
 def test_the_same_run_finishes_what_a_killed_one_has_begun(
     lab: Lab, host: SystemdHypervisor
 ) -> None:
-    assert killed(host, END, *JOIN)
+    assert killed(host, END, *CONFIGURE, *JOIN)
     before = State.of(host)
 
     answer = vifctl(host, *JOIN)
@@ -558,7 +570,7 @@ def test_the_same_run_finishes_what_a_killed_one_has_begun(
 
 
 def test_the_doctor_tells_of_a_killed_run(host: SystemdHypervisor) -> None:
-    assert killed(host, END, *JOIN)
+    assert killed(host, END, *CONFIGURE, *JOIN)
 
     told = host.run(["vifctl", "doctor"], check=False).stdout
 
@@ -567,7 +579,7 @@ def test_the_doctor_tells_of_a_killed_run(host: SystemdHypervisor) -> None:
 
 def test_a_killed_undo_is_taken_back(lab: Lab, joined: SystemdHypervisor) -> None:
     before = State.of(joined)
-    assert killed(joined, (NOTED, "after", "3"), "--undo")
+    assert killed(joined, (NOTED, "after", "3"), *CONFIGURE, "--undo")
     assert not chassis(lab, NAME)
 
     assert vifctl(joined, *JOIN).status == 0

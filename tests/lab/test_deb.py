@@ -12,11 +12,10 @@ import pytest
 from tests.lab.harness.command import run_command
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
-from tests.lab.harness.product import BOOT_PASS, SERVICE, SOCKET_UNIT, SystemdProduct
+from tests.lab.harness.product import UNITS, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vm_start import agent_status
 
-UNITS = (SERVICE, SOCKET_UNIT, BOOT_PASS)
 PACKAGE = "/var/tmp/vif-driver.deb"
 # What is there with the package only.
 OURS = (
@@ -82,6 +81,7 @@ def test_when_it_is_purged_nothing_is_left(
     host: SystemdHypervisor, installed: SystemdProduct
 ) -> None:
     before = [path for path in OURS if host.exists(path)]
+    host.run(["touch", "/var/lib/vif-driver/neutron.json"])  # as on one of Neutron's hosts
 
     host.run(["dpkg", "--purge", "vif-driver"])
 

@@ -40,11 +40,11 @@ from tests.lab.harness.packages import (
     version_of,
 )
 from tests.lab.harness.pings import Probe
-from tests.lab.harness.product import BOOT_PASS, SERVICE, SOCKET_UNIT, SystemdProduct
+from tests.lab.harness.product import SERVICE, SOCKET_UNIT, UNITS, SystemdProduct
 from tests.lab.harness.service import Daemon
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm
-from tests.lab.harness.vm_start import agent_status, state
+from tests.lab.harness.vm_start import VmStart, agent_status, state
 from tests.lab.migrations import (  # noqa: F401
     port,
     running,
@@ -55,7 +55,6 @@ from tests.lab.migrations import (  # noqa: F401
 )
 
 OLD = (OVN_DRIVER, OPENSTACKNET)
-UNITS = (SERVICE, SOCKET_UNIT, BOOT_PASS)
 NEWER = "9.9.9"
 # What is new in the newer package's configuration.
 NEW_KEY = "# Everything here is the default, as ever;"
@@ -300,18 +299,20 @@ def deaf_ovn(host: SystemdHypervisor) -> Iterator[Daemon]:
     host.ovn_controller.resume()
 
 
-def test_a_vm_that_stands_still_meanwhile_is_resumed_by_the_new_agent(
-    agents: list[SystemdProduct],
-    packages: Packages,
-    host: SystemdHypervisor,
-    deaf_ovn: Daemon,
-    new_vm: VmMaker,
-    begin: StartMaker,
-) -> None:
+@pytest.fixture
+def start(
+    agents: list[SystemdProduct], deaf_ovn: Daemon, new_vm: VmMaker, begin: StartMaker
+) -> VmStart:
+    """That of a VM which stands still, as ovn-controller doesn't connect it."""
     patient(agents[0])
     start = begin(new_vm())
     start.wait_held()
+    return start
 
+
+def test_a_vm_that_stands_still_meanwhile_is_resumed_by_the_new_agent(
+    packages: Packages, host: SystemdHypervisor, deaf_ovn: Daemon, start: VmStart
+) -> None:
     rpm(host, "-U", *packages.newer.packages)
     wait_agent(host, NEWER)
     held = start.stays_held(0.5)
@@ -428,16 +429,8 @@ def test_when_it_goes_no_unit_and_no_right_is_left(
 
 
 def test_a_vm_that_stands_still_when_it_goes_is_let_run(
-    agents: list[SystemdProduct],
-    host: SystemdHypervisor,
-    deaf_ovn: Daemon,
-    new_vm: VmMaker,
-    begin: StartMaker,
+    host: SystemdHypervisor, start: VmStart
 ) -> None:
-    patient(agents[0])
-    start = begin(new_vm())
-    start.wait_held()
-
     rpm(host, "-e", *NAMES)
 
     start.finish()

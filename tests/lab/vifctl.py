@@ -14,10 +14,13 @@ import pytest
 from tests.lab.conftest import new_mac
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import Network
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
+
+_DOOMED = str(PROJECT / "tests/lab/harness/inside/doomed_vifctl.py")
 
 #: The vNIC of :func:`vm`.
 PORT = "6ce2b2ac-3f07-4f0b-8a7d-2c8f0a2c6a3e"
@@ -47,6 +50,27 @@ def vifctl(host: Hypervisor, *arguments: str, user: str | None = None) -> Answer
     done = host.run(["vifctl", *arguments, "--json"], user=user, check=False)
     assert done.stdout, done.stderr
     return Answer(done.returncode, json.loads(done.stdout))
+
+
+def killed(
+    host: Hypervisor, point: tuple[str, str, str], *arguments: str, told: str | None = None
+) -> bool:
+    """Run it, and kill it at a point of its code.
+
+    Args:
+        host: where.
+        point: a function, ``before`` or ``after``, and at which call of it; see the program.
+        arguments: of vifctl.
+        told: what it reads from standard input.
+
+    Returns:
+        Whether it came to that.
+    """
+    flag = "/run/vifctl-was-killed"
+    host.path(flag).unlink(missing_ok=True)
+    command = ["/usr/bin/python3", "-I", _DOOMED, *point, flag, *arguments]
+    done = host.run(command, input=told, check=False)
+    return host.exists(flag) and done.returncode != 0
 
 
 def bad(answer: Answer) -> dict[str, str]:

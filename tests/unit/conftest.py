@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .hook_process import Hook, ScriptedAgent
     from .moving_vm import Play, Provider
     from .paper_host import OnPaper, PaperHost
+    from .southbound_server import Authority
     from .stage import OnStage
 
 VNIC_ID = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
@@ -70,6 +71,14 @@ def soon_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ovs.reconnect.Reconnect, "set_backoff", set_backoff)
     monkeypatch.setattr(replica, "_PAUSE", 0.01)
     monkeypatch.setattr(ovsdb_once, "_PAUSE", 0.01)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A CA."""
+    from .southbound_server import Authority
+
+    return Authority.make(tmp_path_factory.mktemp("own") / "ours")
 
 
 @pytest.fixture

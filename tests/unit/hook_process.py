@@ -26,6 +26,17 @@ SCRIPT = ROOT / "hooks.d/50_vif_driver"
 SOURCE = ROOT / "hooks.d/vif_hook.py"
 
 
+_A_THIRD = "bytes(8) + (300_000).to_bytes(8, sys.byteorder)"
+
+#: Changes of the hook: how long it waits instead, for anybody or for the agent alone.
+A_THIRD_OF_A_SECOND = {"seconds.to_bytes(8, sys.byteorder) + bytes(8)": _A_THIRD}
+A_THIRD_OF_A_SECOND_FOR_THE_AGENT = {
+    "limit(agent, seconds)": (
+        f"agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, {_A_THIRD})"
+    )
+}
+
+
 @dataclasses.dataclass
 class Hook:
     """The hook, installed for every event below a folder."""

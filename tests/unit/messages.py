@@ -255,7 +255,10 @@ def _assigned(
 
 
 def _within(scope: ast.AST) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(scope):
+    # Without recursion, which takes thrice as long.
+    waiting = [*ast.iter_child_nodes(scope)][::-1]
+    while waiting:
+        node = waiting.pop()
         yield node
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield from _within(node)
+            waiting += [*ast.iter_child_nodes(node)][::-1]

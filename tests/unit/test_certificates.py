@@ -11,20 +11,14 @@ from pathlib import Path
 import pytest
 
 from vif_driver.errors import HostError
-from vif_driver.host import certificates
+from vif_driver.host import certificates, handed
 from vif_driver.host.certificates import Credentials
-from vif_driver.inspection.doctor.certificates import judge
+from vif_driver.inspection.doctor.certificates import agents, judge
 from vif_driver.inspection.finding import State
 
 from . import programs
 from .conftest import OvsdbServer
 from .southbound_server import Authority
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA."""
-    return Authority.make(tmp_path_factory.mktemp("ca") / "ca")
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +176,28 @@ def test_a_certificate_is_made_out_to_its_names_of_dns(tmp_path: Path) -> None:
     )
 
     assert certificates.names(tmp_path / "cert") == {"hv", "hv1.example.com", "hv1"}
+
+
+# ---- what the agent has of it --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("handed_over", "expected"),
+    [("the same", []), ("an older one", [State.WARNING]), (None, [])],
+)
+def test_an_agent_that_has_another_one_is_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    handed_over: str | None,
+    expected: list[State],
+) -> None:
+    own, copies = tmp_path / "own", tmp_path / "copies"
+    for folder, content in ((own, "the same"), (copies, handed_over)):
+        folder.mkdir()
+        for name in certificates.NAMES:
+            if content is not None:
+                (folder / name).write_text(content)
+    monkeypatch.setattr(certificates.in_folder, "__defaults__", (own,))
+    monkeypatch.setattr(handed, "FOLDER", copies)
+
+    assert [finding.state for finding in agents(certificates.in_folder())] == expected

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import subprocess
 
 import pytest
 
 from vif_driver.configuration.bridges import MADE_FOR, BridgeThere, UplinkThere
-from vif_driver.host import ovs_bridges, switch
+from vif_driver.host import ovs_bridges, snapshot, switch
 from vif_driver.host.ovs_bridges import Bridge
+from vif_driver.host.snapshot import Address, Snapshot
 from vif_driver.host.switch import Switch, SwitchInterface
 
 OURS = Bridge(fail_mode="secure", external_ids={MADE_FOR: "neutron"})
@@ -22,11 +25,13 @@ class OpenVSwitch:
     Attributes:
         bridges: those it has.
         vnics: ports of VMs, by their bridges.
+        addresses: the host's.
     """
 
     def __init__(self) -> None:
         self.bridges: dict[str, Bridge] = {}
         self.vnics: dict[str, str] = {}
+        self.addresses: tuple[Address, ...] = ()
 
     def look(self) -> dict[str, Bridge]:
         return dict(self.bridges)
@@ -46,12 +51,19 @@ class OpenVSwitch:
         self.bridges[bridge] = dataclasses.replace(self.bridges[bridge], ports=ports)
 
     def read_once(self, _timeout: float) -> Switch:
-        return Switch(
-            interfaces=[
-                SwitchInterface("tap", "", "tap", bridge, vnic_id=vnic)
-                for bridge, vnic in self.vnics.items()
-            ]
-        )
+        ports = [
+            SwitchInterface(port, "", port, name)
+            for name, bridge in self.bridges.items()
+            for port in bridge.ports
+        ]
+        vnics = [
+            SwitchInterface("tap", "", "tap", bridge, vnic_id=vnic)
+            for bridge, vnic in self.vnics.items()
+        ]
+        return Switch(interfaces=[*ports, *vnics])
+
+    def take(self) -> Snapshot:
+        return Snapshot(addresses=self.addresses)
 
 
 @pytest.fixture
@@ -60,6 +72,7 @@ def ovs(monkeypatch: pytest.MonkeyPatch) -> OpenVSwitch:
     for name in ("look", "add", "remove", "add_uplink", "remove_uplink"):
         monkeypatch.setattr(ovs_bridges, name, getattr(ovs, name))
     monkeypatch.setattr(switch, "read_once", ovs.read_once)
+    monkeypatch.setattr(snapshot, "take", ovs.take)
     return ovs
 
 
@@ -102,6 +115,34 @@ def test_a_bridge_that_a_vm_uses_is_not_taken_back(ovs: OpenVSwitch) -> None:
     assert "br-int" in ovs.bridges
 
 
+def test_a_bridge_that_somebody_else_uses_is_not_taken_back(ovs: OpenVSwitch) -> None:
+    change = BridgeThere("br-ex", OURS)
+    before = change.before()
+    change.make()
+    ovs.add_uplink("br-ex", "eth1")
+
+    assert BridgeThere.take_back(before) == "bridge br-ex stays: eth1 is on it"
+    assert "br-ex" in ovs.bridges
+
+
+def test_nor_are_a_bridge_and_an_uplink_that_the_host_is_reached_by(ovs: OpenVSwitch) -> None:
+    bridge = BridgeThere("br-ex", OURS)
+    of_bridge = bridge.before()
+    bridge.make()
+    uplink = UplinkThere("br-ex", "eth1")
+    of_uplink = uplink.before()
+    uplink.make()
+    ovs.addresses = (Address(ipaddress.ip_address("192.0.2.1"), 24, "br-ex", lasting=True),)
+
+    told = [UplinkThere.take_back(of_uplink), BridgeThere.take_back(of_bridge)]
+
+    assert told == [
+        "eth1 stays on bridge br-ex: 192.0.2.1 of this host is on it",
+        "bridge br-ex stays: eth1 is on it",
+    ]
+    assert ovs.bridges["br-ex"].ports == ("eth1",)
+
+
 def test_a_removed_bridge_comes_back_as_it_was(ovs: OpenVSwitch) -> None:
     ovs.bridges["br-int"] = OURS
     change = BridgeThere("br-int", None)
@@ -137,3 +178,17 @@ def test_an_uplink_whose_bridge_is_gone_needs_no_taking_back(ovs: OpenVSwitch) -
     del ovs.bridges["br-ex"]
 
     assert UplinkThere.take_back(before) is None
+
+
+def test_what_others_have_written_into_a_bridge_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+
+    def run(command: list[str], **_more: object) -> subprocess.CompletedProcess[str]:
+        told.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+    ovs_bridges.add("br-ex", Bridge(datapath_type="netdev", external_ids={"a:b": 'c, "d"=[]'}))
+
+    assert told[0][-3:] == ["br-ex", 'datapath_type="netdev"', r'external_ids:"a:b"="c, \"d\"=[]"']

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver.configuration import ovn, registration
+from vif_driver.configuration import ovn, ovn_registered
 from vif_driver.configuration.ovn import Central, Wanted
-from vif_driver.errors import BadRequest, HostError
+from vif_driver.errors import ConfigError, HostError
 from vif_driver.host.certificates import in_folder
 from vif_driver.host.southbound import Chassis, Encap, Southbound
 
@@ -61,7 +61,7 @@ def test_centrals_are_addresses(text: str, expected: tuple[Central, ...]) -> Non
     ],
 )
 def test_what_is_no_address_is_refused(text: str, told: str) -> None:
-    with pytest.raises(BadRequest, match=told):
+    with pytest.raises(ConfigError, match=told):
         ovn.parse_centrals(text)
 
 
@@ -80,39 +80,37 @@ def test_ovn_remote_names_all_members(wanted: Wanted, remote: str) -> None:
     assert wanted.remote == remote
 
 
-# ---- tunnels, names ------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("192.0.2.11", TUNNEL),
-        ("2001:db8::b", ipaddress.ip_address("2001:db8::b")),
-        ("[2001:db8::b]", ipaddress.ip_address("2001:db8::b")),
-        ("ovirtmgmt", "ovirtmgmt"),
-        ("on0123456789ab", "on0123456789ab"),
-    ],
-)
-def test_a_tunnel_ends_at_an_address_or_in_a_network(text: str, expected: object) -> None:
-    assert ovn.parse_tunnel(text) == expected
-
-
-@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "0.0.0.0", "::", "fe80::1", "ff02::1"])
-def test_tunnels_do_not_end_where_nobody_reaches_them(text: str) -> None:
-    with pytest.raises(BadRequest, match="no other host can reach it"):
-        ovn.parse_tunnel(text)
-
-
-@pytest.mark.parametrize("text", ["hv1", "hv1.example.com", "1.a-b.x", "a" * 63])
+@pytest.mark.parametrize("text", ["hv1", "hv1.example.com", "1.a-b.x", "a" * 63, "hv_1"])
 def test_a_host_has_a_name_of_dns(text: str) -> None:
     assert ovn.parse_fqdn(text) == text
 
 
+@pytest.mark.parametrize("text", ["192.0.2.7", "2001:db8::7"])
+def test_a_host_that_the_engine_knows_by_its_address_is_called_so(text: str) -> None:
+    assert ovn.parse_fqdn(text) == text
+
+
 @pytest.mark.parametrize(
-    "text", ["hv 1", "-hv1", "hv1-", "hv1.", ".hv1", "a" * 64, "hv1\nx", "ä", "b." * 127 + "cc"]
+    "text",
+    [
+        "fe80::7%eth0",
+        "::x",
+        "hv 1",
+        "-hv1",
+        "hv1-",
+        "hv1.",
+        ".hv1",
+        "a" * 64,
+        "hv1\nx",
+        "ä",
+        "b." * 127 + "cc",
+    ],
 )
 def test_what_is_no_name_of_dns_is_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="is no host name"):
+    with pytest.raises(ConfigError, match="is no host name"):
         ovn.parse_fqdn(text)
 
 
@@ -122,7 +120,7 @@ def test_there_may_be_several_kinds_of_tunnels() -> None:
 
 @pytest.mark.parametrize("text", ["gre", "", "geneve,", "stt"])
 def test_other_kinds_of_tunnels_are_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="there are no tunnels of kind"):
+    with pytest.raises(ConfigError, match="there are no tunnels of kind"):
         ovn.parse_encaps(text)
 
 
@@ -130,9 +128,10 @@ def test_other_kinds_of_tunnels_are_refused(text: str) -> None:
 
 
 def test_the_settings_are_those_of_the_driver_before_us() -> None:
-    wanted = dataclasses.replace(PLAIN, fqdn="hv1.example.com", credentials=FILES)
+    name = "hv1.example.com"
+    wanted = dataclasses.replace(PLAIN, fqdn=name, credentials=FILES)
 
-    assert wanted.external_ids(TUNNEL, {"system-id": "hv1"}) == {
+    assert wanted.external_ids(TUNNEL, name, {"system-id": "hv1"}) == {
         "ovn-remote": "ssl:192.0.2.1:6642",
         "ovn-encap-type": "geneve",
         "ovn-encap-ip": "192.0.2.11",
@@ -145,25 +144,26 @@ def test_the_settings_are_those_of_the_driver_before_us() -> None:
 def test_intervals_that_a_site_has_set_stay() -> None:
     now = {"system-id": "hv1", "ovn-remote-probe-interval": "180000"}
 
-    assert PLAIN.external_ids(TUNNEL, now)["ovn-remote-probe-interval"] == "180000"
+    assert PLAIN.external_ids(TUNNEL, "hv1", now)["ovn-remote-probe-interval"] == "180000"
 
 
 def test_without_a_name_the_name_is_left_alone() -> None:
-    assert "system-id" not in PLAIN.external_ids(TUNNEL, {"system-id": "hv1"})
+    assert "system-id" not in PLAIN.external_ids(TUNNEL, "hv1", {"system-id": "hv1"})
 
 
-def test_a_setting_of_this_chassis_alone_that_goes_first_is_named() -> None:
-    now = {"system-id": "hv1", "ovn-encap-ip-hv1": "192.0.2.12"}
+@pytest.mark.parametrize("system_id", ["hv1", "overridden"])
+def test_a_setting_of_this_chassis_alone_that_goes_first_is_named(system_id: str) -> None:
+    now = {"system-id": system_id, "ovn-encap-ip-hv1": "192.0.2.12"}
 
     with pytest.raises(HostError, match=r"external_ids:ovn-encap-ip-hv1 .* goes before ovn-encap"):
-        PLAIN.external_ids(TUNNEL, now)
+        PLAIN.external_ids(TUNNEL, "hv1", now)
 
 
 @pytest.mark.parametrize("now", [{"ovn-encap-ip-hv2": "x"}, {"ovn-encap-ip-hv1": "192.0.2.11"}])
 def test_a_setting_of_another_chassis_or_of_the_same_value_does_not_matter(
     now: dict[str, str],
 ) -> None:
-    settings = PLAIN.external_ids(TUNNEL, {"system-id": "hv1", **now})
+    settings = PLAIN.external_ids(TUNNEL, "hv1", {"system-id": "hv1", **now})
 
     assert settings["ovn-encap-ip"] == "192.0.2.11"
 
@@ -182,7 +182,7 @@ HERE = Chassis("hv1", "hv1", (Encap("geneve", "192.0.2.11"),))
 
 
 def unregistered(*known: Chassis) -> str:
-    trouble = registration.unregistered(list(known), PLAIN, TUNNEL, "hv1")
+    trouble = ovn_registered.unregistered(list(known), PLAIN, TUNNEL, "hv1")
     return "" if trouble is None else str(trouble)
 
 
@@ -211,7 +211,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, *known: Chassis, hostname: str | No
 
     monkeypatch.setattr(Southbound, "chassis", chassis)
     try:
-        asyncio.run(registration.refuse_taken(PLAIN, TUNNEL, "hv1", hostname))
+        asyncio.run(ovn_registered.refuse_taken(PLAIN, TUNNEL, "hv1", hostname))
     except HostError as error:
         return str(error)
     return ""

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,8 @@ from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
 from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import ovsdb_once
 from vif_driver.host.certificates import in_folder
-from vif_driver.host.ovs_settings import Tls
+from vif_driver.host.ovs_settings import Tls, change
+from vif_driver.host.ovsdb_once import OvsdbOnce
 
 from .conftest import OvsdbServer
 
@@ -135,3 +138,20 @@ def test_a_database_that_does_not_answer_is_named(
 
     with pytest.raises(Unavailable, match="Open vSwitch's database does not answer"):
         ovs_settings.look()
+
+
+def test_what_is_set_outlasts_a_power_cut() -> None:
+    sent: list[Any] = []
+
+    class Database(OvsdbOnce):
+        def __init__(self) -> None:
+            """Of paper."""
+
+        def transact(self, operations: Sequence[Mapping[str, Any]]) -> list[Any]:
+            sent.extend(operations)
+            return []
+
+    change(Database(), {"external_ids": {"a": "1"}})
+
+    assert [operation["op"] for operation in sent] == ["mutate", "commit"]
+    assert sent[-1]["durable"] is True

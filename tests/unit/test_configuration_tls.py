@@ -18,12 +18,6 @@ GIVEN = "give files that fit together, in PEM format"
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA."""
-    return Authority.make(tmp_path_factory.mktemp("ca") / "ca")
-
-
-@pytest.fixture(scope="module")
 def good(authority: Authority) -> Credentials:
     """Files with nothing wrong."""
     return authority.sign("good")

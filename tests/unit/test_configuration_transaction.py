@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -67,8 +68,18 @@ def test_what_is_so_already_is_not_made_again(folder: Path, etc: Path) -> None:
         made = changes.make(file(etc / "a", "new"))
 
     assert not made
-    assert not changes.has_changed
+    assert [fact.is_so for fact in changes.facts] == [True]
     assert (etc / "a").stat().st_mtime_ns == before
+
+
+def test_a_rehearsal_tells_of_changes_and_makes_none(etc: Path) -> None:
+    rehearsal = transaction.Rehearsal()
+
+    rehearsal.note(file(etc / "a", "new"))
+    rehearsal.make(file(etc / "a", "new"))
+
+    assert [fact.what for fact in rehearsal.facts if not fact.is_so] == ["a is new"]
+    assert not (etc / "a").exists()
 
 
 def test_all_is_taken_back_when_a_later_change_fails(folder: Path, etc: Path) -> None:
@@ -132,6 +143,39 @@ def test_a_file_keeps_its_permissions(folder: Path, etc: Path) -> None:
         changes.make(file(etc / "a", "new"))
 
     assert (etc / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_new_file_belongs_to_the_folder_that_it_is_really_in(folder: Path, etc: Path) -> None:
+    (etc / "real").mkdir()
+    if os.geteuid() == 0:
+        os.chown(etc, 65534, 65534)
+    (etc / "file").symlink_to("real/file")
+
+    with transaction.begin("configure", folder) as changes:
+        changes.make(file(etc / "file", "new"))
+
+    assert (etc / "real" / "file").stat().st_uid == os.geteuid()
+
+
+def test_no_file_makes_who_runs_it_its_owner(folder: Path, etc: Path) -> None:
+    (etc / "file").write_text("old")
+    (etc / "file").chmod(0o4755)
+
+    with transaction.begin("configure", folder) as changes:
+        changes.make(file(etc / "file", "new"))
+
+    assert stat.S_IMODE((etc / "file").stat().st_mode) == 0o755
+
+
+def test_what_a_killed_run_was_writing_does_not_lie_about(folder: Path, etc: Path) -> None:
+    unfinished = etc / ".file.vif-driver"
+    unfinished.write_text("half of a secret")
+
+    with pytest.raises(HostError), transaction.begin("configure", folder) as changes:
+        changes.note(file(etc / "file", "new"))
+        raise HostError("it fails", "see to it")
+
+    assert not unfinished.exists()
 
 
 def test_only_root_reads_what_was_noted(folder: Path, etc: Path) -> None:
@@ -410,7 +454,7 @@ def test_a_service_that_does_not_start_says_where_to_look(folder: Path, systemd:
 
 def test_a_service_that_is_not_installed_is_named(folder: Path, systemd: Systemd) -> None:
     with (
-        pytest.raises(HostError, match=r"this host has no b\.service"),
+        pytest.raises(HostError, match=r"has no b\.service; .* systemctl unmask b\.service"),
         transaction.begin("test", folder) as changes,
     ):
         changes.make(ServiceState("b.service", active=True))

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from pathlib import Path
 
 import pytest
 
-from vif_driver.configuration import ovn, tunnel
-from vif_driver.errors import HostError
+from vif_driver.configuration import tunnel
+from vif_driver.errors import ConfigError, HostError
 from vif_driver.host.links import Links
 
 from . import programs
@@ -32,7 +33,7 @@ def find(run: RunInNamespace, folders: tuple[Path, Path], wanted: str, *addresse
         lines = ["link add net1 type veth peer name far", "link set net1 up", "link set far up"]
         lines += [f"addr add {address} dev net1" for address in addresses]
         programs.run("ip", "-batch", "-", input="\n".join(lines))
-        return str(await tunnel.find(ovn.parse_tunnel(wanted), folders))
+        return str(await tunnel.find(tunnel.parse(wanted), folders))
 
     found: str = run(body)
     return found
@@ -40,6 +41,26 @@ def find(run: RunInNamespace, folders: tuple[Path, Path], wanted: str, *addresse
 
 def note(folder: Path, name: str, **attributes: object) -> None:
     (folder / "nets" / name).write_text(json.dumps(attributes))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.0.2.11", ipaddress.ip_address("192.0.2.11")),
+        ("2001:db8::b", ipaddress.ip_address("2001:db8::b")),
+        ("[2001:db8::b]", ipaddress.ip_address("2001:db8::b")),
+        ("ovirtmgmt", "ovirtmgmt"),
+        ("on0123456789ab", "on0123456789ab"),
+    ],
+)
+def test_a_tunnel_ends_at_an_address_or_in_a_network(text: str, expected: object) -> None:
+    assert tunnel.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "0.0.0.0", "::", "fe80::1", "ff02::1"])
+def test_tunnels_do_not_end_where_nobody_reaches_them(text: str) -> None:
+    with pytest.raises(ConfigError, match="no other host can reach it"):
+        tunnel.parse(text)
 
 
 def test_an_address_of_this_host_is_taken(

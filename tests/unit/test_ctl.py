@@ -35,6 +35,20 @@ def vnic(vnic_id: str = VNIC_ID, **more: Any) -> ExternalVnic:
     return ExternalVnic(identity, more.pop("way", "ovn"), identity.tap, **{**values, **more})
 
 
+def test_what_others_have_named_does_nothing_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_options: object) -> int:
+        raise HostError("OVN has another host called hv1 (\x1b]0;hv1\x07\n)", "see to it")
+
+    monkeypatch.setattr(ctl, "_run", refuse)
+
+    assert ctl.main(["status"]) == ctl.WRONG
+    assert capsys.readouterr().err == (
+        "vifctl: OVN has another host called hv1 ( ]0;hv1  ); see to it\n"
+    )
+
+
 # ---- arguments -----------------------------------------------------------------------------------
 
 

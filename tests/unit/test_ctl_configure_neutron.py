@@ -136,6 +136,7 @@ def test_what_does_not_go_together_is_wrong_usage(
         (("--uplink", "a-bridge-with-a-long-name:eth0"), "cannot be the name of a bridge"),
         (("--integration-bridge", "br/x"), "cannot be the name of the integration bridge"),
         (("--tunnel-ip", "here"), '--tunnel-ip: "here" is no address'),
+        (("--tunnel-ip", "127.0.0.1"), "tunnels cannot end at 127.0.0.1"),
         (("--tunnel-types", "stt"), 'no tunnels called "stt"'),
         (("--message-queue", "mq", "--user", ""), "--user has no name"),
     ],

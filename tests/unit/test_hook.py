@@ -16,7 +16,7 @@ from vif_driver import events, vnic, wire
 from vif_driver.wire import Reply, Request
 
 from .conftest import MAC, VDSM_INTERFACE, VNIC_ID
-from .hook_process import ROOT, SCRIPT, SOURCE, Hook, ScriptedAgent, one_line
+from .hook_process import A_THIRD_OF_A_SECOND, ROOT, SCRIPT, SOURCE, Hook, ScriptedAgent, one_line
 
 
 def test_a_hook_knows_every_event_that_it_is_installed_for() -> None:
@@ -231,14 +231,6 @@ def test_an_update_that_cannot_be_written_takes_no_plug_back(
     done = hook.run("before_update_device", under=full_disk)
 
     assert done.returncode == 2 and len(agent.requests) == 1
-
-
-#: How long the hook waits instead.
-A_THIRD_OF_A_SECOND = {
-    "seconds.to_bytes(8, sys.byteorder) + bytes(8)": (
-        "bytes(8) + (300_000).to_bytes(8, sys.byteorder)"
-    )
-}
 
 
 def test_a_help_that_never_answers_is_ended(hook: Hook) -> None:

@@ -21,20 +21,20 @@ from vif_driver.agent import main as agent_main
 from vif_driver.agent import server
 from vif_driver.wire import Reply
 
-from .hook_process import SOURCE, Hook, ScriptedAgent, one_line
+from .hook_process import (
+    A_THIRD_OF_A_SECOND,
+    A_THIRD_OF_A_SECOND_FOR_THE_AGENT,
+    SOURCE,
+    Hook,
+    ScriptedAgent,
+    one_line,
+)
 
 REPORTS = ("after_get_caps", "after_get_stats")
 CAPS = json.dumps({"cpuCores": "2", "openstack_binding_host_ids": {}}).encode()
 MORE = json.dumps({"cpuCores": "2", "external_networks": {"vnics": ["x"] * 100}}).encode()
 SETUP = json.dumps({"request": {"networks": {}, "bondings": {}, "options": {}}}).encode()
 ROLLBACK = SETUP.replace(b'"options": {}', b'"options": {"_inRollback": true}')
-
-#: How long the hook waits instead.
-A_THIRD_OF_A_SECOND = {
-    "seconds.to_bytes(8, sys.byteorder) + bytes(8)": (
-        "bytes(8) + (300_000).to_bytes(8, sys.byteorder)"
-    )
-}
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_a_request_for_the_network_is_judged_without_the_agent_too(
     hook: Hook, agent: ScriptedAgent, answer: bytes | None
 ) -> None:
     hook.data = SETUP
-    hook.changes = {"limit(agent, seconds)": "limit(agent, 1)"}
+    hook.changes = dict(A_THIRD_OF_A_SECOND_FOR_THE_AGENT)
     agent.answers += [answer, answer]
 
     done = hook.run("before_network_setup")

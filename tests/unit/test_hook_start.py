@@ -17,7 +17,14 @@ from vif_driver.vnic import Plugin, VnicIdentity
 from vif_driver.wire import Reply
 
 from .conftest import VDSM_INTERFACE, VM_ID, VNIC_ID
-from .hook_process import SCRIPT, SOURCE, Hook, ScriptedAgent, one_line
+from .hook_process import (
+    A_THIRD_OF_A_SECOND_FOR_THE_AGENT,
+    SCRIPT,
+    SOURCE,
+    Hook,
+    ScriptedAgent,
+    one_line,
+)
 
 PAUSED = wire.encode_reply(Reply(data=b"<interface/>", launch_flags=1))
 START = Start(VM_ID, (VnicIdentity(VNIC_ID, Plugin.OVIRT_PROVIDER_OVN, VM_ID),))
@@ -280,9 +287,7 @@ def test_a_door_that_is_closed_is_not_knocked_at_again(hook: Hook) -> None:
 
 def test_an_agent_that_takes_too_long_is_not_asked_again(hook: Hook, agent: ScriptedAgent) -> None:
     hook.data = b"<disk type='file'/>"
-    patience = "bytes(8) + (300_000).to_bytes(8, sys.byteorder)"
-    limit = f"agent.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, {patience})"
-    hook.changes = {"limit(agent, seconds)": limit}
+    hook.changes = dict(A_THIRD_OF_A_SECOND_FOR_THE_AGENT)
     agent.answers += [None, wire.encode_reply(Reply(message="too late"))]
 
     done = hook.run()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from vif_driver import config
 from vif_driver.config import Config
 from vif_driver.configuration import neutron_host, neutron_past
+from vif_driver.configuration.bridges import MADE_FOR
+from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.neutron import LINUX_BRIDGE, OPEN_VSWITCH, Wish
-from vif_driver.configuration.neutron_host import Rehearsal
+from vif_driver.configuration.transaction import Rehearsal
 from vif_driver.errors import Unavailable, VifError
 from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
-from vif_driver.host.snapshot import Device, Snapshot
+from vif_driver.host.ovs_bridges import Bridge
+from vif_driver.host.snapshot import Address, Device, Snapshot
 from vif_driver.host.switch import Switch, SwitchInterface
 from vif_driver.host.units import Unit
 
@@ -31,7 +35,7 @@ class Host:
         installed: units, and whether they run.
         switch: Open vSwitch; None if it does not answer.
         vswitchd: whether that runs.
-        devices: the kernel's.
+        devices, addresses: the kernel's.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +46,7 @@ class Host:
         self.switch: Switch | None = Switch()
         self.vswitchd = True
         self.devices = {"eth0": ETH0}
+        self.addresses: tuple[Address, ...] = ()
         (self.etc / "plugins/ml2").mkdir(parents=True)
         self.write("neutron.conf", "[DEFAULT]\ntransport_url = rabbit://u:p@mq/\n")
         self.write(OPEN_VSWITCH.file, "")
@@ -62,7 +67,7 @@ class Host:
     def configure(self, wish: Wish, agent: str | None = None) -> tuple[list[str], list[str]]:
         """Rehearse it; gives what would be done, and what is said besides."""
         rehearsal = Rehearsal()
-        notes = neutron_host.configure(rehearsal, wish, agent, 60.0, self.state)
+        notes = neutron_host.configure(rehearsal, wish, agent, None, self.state)
         return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
 
     def undo(self) -> tuple[list[str], list[str]]:
@@ -79,7 +84,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(units, "look", host.look)
     monkeypatch.setattr(switch, "read_once", host.read_once)
     monkeypatch.setattr(ovs_bridges, "look", dict)
-    monkeypatch.setattr(snapshot, "take", lambda: Snapshot(host.devices))
+    monkeypatch.setattr(snapshot, "take", lambda: Snapshot(host.devices, host.addresses))
     monkeypatch.setattr(processes, "find", lambda _name: 7 if host.vswitchd else None)
     monkeypatch.setattr(config, "load", Config)
     return host
@@ -212,6 +217,17 @@ def test_an_integration_bridge_that_we_do_not_use_is_named(host: Host) -> None:
     assert notes[0].endswith("vNICs are plugged into that one; set it to br-n")
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])
+def test_a_password_that_everybody_can_read_is_told(host: Host, mode: int, warned: bool) -> None:
+    path = host.etc / "neutron.conf"
+    path.chmod(mode)
+
+    _, notes = host.configure(Wish(queue=MessageQueue([("mq", 5672)], "neutron", "secret")))
+
+    told = f"everybody on this host can read {path}, which has a password: chmod o= {path}"
+    assert (told in notes) == warned
+
+
 # ---- undone --------------------------------------------------------------------------------------
 
 
@@ -266,6 +282,54 @@ def test_a_host_with_vms_is_not_undone(host: Host) -> None:
 
     with pytest.raises(VifError, match="vNIC 3c1a of a VM is on br-int and would be cut off"):
         host.undo()
+
+
+@pytest.fixture
+def made(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host on which a bridge was made, and given a network card."""
+    past = neutron_past.Past(bridges=("br-ex",), uplinks=(("br-ex", "eth0"),))
+    (host.state / neutron_past.NAME).write_bytes(past.content())
+    host.switch = Switch(
+        interfaces=[
+            SwitchInterface("br-ex", "internal", "br-ex", "br-ex"),
+            SwitchInterface("eth0", "", "eth0", "br-ex"),
+            SwitchInterface("phy-br-ex", "patch", "phy-br-ex", "br-ex"),
+        ]
+    )
+    bridge = Bridge(external_ids={MADE_FOR: "neutron"}, ports=("eth0", "phy-br-ex"))
+    monkeypatch.setattr(ovs_bridges, "look", lambda: {"br-ex": bridge})
+    return host
+
+
+def test_a_bridge_that_was_made_goes_with_its_network_card(made: Host) -> None:
+    done, notes = made.undo()
+
+    assert done == [
+        "eth0 is not a port of br-ex",
+        "there is no bridge br-ex",
+        "what the host was before is forgotten",
+    ]
+    assert not notes
+
+
+def test_one_that_the_host_is_reached_by_stays(made: Host) -> None:
+    made.addresses = (Address(ipaddress.ip_address("192.0.2.1"), 24, "br-ex", lasting=True),)
+
+    done, notes = made.undo()
+
+    assert done == ["what the host was before is forgotten"]
+    assert notes == ["bridge br-ex stays with its ports: it has the address 192.0.2.1 of this host"]
+
+
+def test_one_that_somebody_else_uses_stays(made: Host) -> None:
+    assert made.switch is not None
+    storage = SwitchInterface("storage", "internal", "storage", "br-ex", tag=7)
+    made.switch = Switch(interfaces=[*made.switch.interfaces, storage])
+
+    done, notes = made.undo()
+
+    assert done == ["what the host was before is forgotten"]
+    assert notes == ["bridge br-ex stays with its ports: somebody else has added storage"]
 
 
 def test_nor_is_one_with_vms_on_linux_bridges(host: Host) -> None:

@@ -720,12 +720,6 @@ def test_the_other_members_do_without_the_one_whose_name_is_unknown(
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA."""
-    return Authority.make(tmp_path_factory.mktemp("own") / "ours")
-
-
-@pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """A CA that nobody here knows."""
     return Authority.make(tmp_path_factory.mktemp("strange") / "theirs")

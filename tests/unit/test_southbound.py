@@ -48,12 +48,6 @@ def server(in_the_clear: SouthboundServer) -> SouthboundServer:
     return in_the_clear
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA."""
-    return Authority.make(tmp_path_factory.mktemp("authority") / "ca")
-
-
 def ask(
     remote: str, credentials: Credentials | None = None, timeout: float = 3.0
 ) -> Binding | None:

@@ -127,14 +127,20 @@ def test_without_the_northbound_database_nothing_is_looked_at(play: Play) -> Non
     assert play(scenario, config=Config(northbound=None)) == []
 
 
-def test_a_database_that_comes_back_later_is_waited_for(play: Play) -> None:
+def test_a_database_that_comes_back_later_is_waited_for(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience = ovn.PATIENCE
+
     async def scenario(moving: Moving) -> Any:
         await both_died(moving)
         used = moving.config
+        monkeypatch.setattr(ovn, "PATIENCE", 0.05)
         moving.configure(unreachable())
         moving.vms.states[VM_ID] = State.PAUSED
         moving.agent.started(Start(VM_ID, (FIRST,), resume=True))
         await until(lambda: len(moving.opened) > 1)
+        monkeypatch.setattr(ovn, "PATIENCE", patience)
         moving.configure(used)
         await until(lambda: not moving.agent._abandoned._looks)
         return moving.row()

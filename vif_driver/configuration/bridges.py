@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from vif_driver.configuration.change import Before, Change, Fact
-from vif_driver.host import ovs_bridges, switch
+from vif_driver.host import ovs_bridges, snapshot, switch
 
 #: The key of ``external_ids`` of a bridge by which it is known that we made it, and for whom.
 MADE_FOR = "vif-driver-made-for"
@@ -58,7 +58,7 @@ class BridgeThere(Change):
         if was is None and now is not None:
             if MADE_FOR not in now.external_ids:
                 return f"bridge {name} stays: somebody else made it"
-            used = users(name)
+            used = users(name) or foreign_port(name) or address(name)
             if used:
                 return f"bridge {name} stays: {used} is on it"
             ovs_bridges.remove(name)
@@ -106,6 +106,9 @@ class UplinkThere(Change):
         if was == _is_port(bridge, device):
             return None
         if not was:
+            used = address(bridge)
+            if used:
+                return f"{device} stays on bridge {bridge}: {used} of this host is on it"
             ovs_bridges.remove_uplink(bridge, device)
         elif bridge in ovs_bridges.look():
             ovs_bridges.add_uplink(bridge, device)
@@ -116,6 +119,30 @@ def users(bridge: str) -> str | None:
     """Name a VM's port on a bridge; None if there is none."""
     ports = switch.read_once(_TIMEOUT).by_bridge.get(bridge, ())
     return next((f"vNIC {port.vnic_id}" for port in ports if port.vnic_id is not None), None)
+
+
+def foreign_port(bridge: str, uplinks: Collection[tuple[str, str]] = ()) -> str | None:
+    """Name a port that neither the agent nor we have added to a bridge; None if there is none.
+
+    Args:
+        bridge: which.
+        uplinks: pairs of a bridge and a device that we have added.
+    """
+    for port in switch.read_once(_TIMEOUT).by_bridge.get(bridge, ()):
+        # The agent's are patches and tunnels; a VM's have users().
+        is_device = port.type in ("", "system", "internal") and port.vnic_id is None
+        if is_device and port.name != bridge and (bridge, port.port) not in uplinks:
+            return port.name
+    return None
+
+
+def address(bridge: str) -> str | None:
+    """Give an address of this host's that is on a bridge; None if there is none."""
+    for one in snapshot.take().addresses:
+        # A link-local one is there by itself.
+        if one.device == bridge and not one.ip.is_link_local:
+            return str(one.ip)
+    return None
 
 
 def _is_port(bridge: str, device: str) -> bool:

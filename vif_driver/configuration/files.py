@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,13 +36,13 @@ class FileContent(Change):
 
     def facts(self) -> Sequence[Fact]:
         """See :class:`Change`."""
-        return [Fact(self._what, _read(self._path) == self._content)]
+        return [Fact(self._what, content_of(self._path) == self._content)]
 
     def before(self) -> Before:
         """See :class:`Change`."""
         return {
             "path": str(self._path),
-            "was": _encoded(_read(self._path)),
+            "was": _encoded(content_of(self._path)),
             "becomes": _encoded(self._content),
         }
 
@@ -56,7 +55,8 @@ class FileContent(Change):
         """See :class:`Change`."""
         path = Path(before["path"])
         was, becomes = _decoded(before["was"]), _decoded(before["becomes"])
-        now = _read(path)
+        _tidy(path)
+        now = content_of(path)
         if now == was:
             return None
         if now != becomes:
@@ -65,9 +65,14 @@ class FileContent(Change):
         return None
 
 
-def _read(path: Path) -> bytes | None:
+def content_of(path: Path) -> bytes | None:
+    """Give a file's content; None if there is no such file.
+
+    Raises:
+        HostError: it cannot be read.
+    """
     try:
-        return path.read_bytes()
+        return whole_files.read(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -80,12 +85,22 @@ def _write(path: Path, content: bytes | None, mode: int) -> None:
             whole_files.remove(path)
             return
         try:
-            status = os.stat(path)
-            mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
+            status = whole_files.look(path)
+            # Not what makes a program run as its owner: a file of configuration is none.
+            mode, owner = status.st_mode & 0o777, (status.st_uid, status.st_gid)
         except FileNotFoundError:
-            folder = os.stat(path.parent)
+            folder = os.stat(whole_files.follow(path).parent)
             owner = (folder.st_uid, folder.st_gid)
         whole_files.replace(path, content, mode=mode, owner=owner)
+    except OSError as error:
+        raise HostError(
+            f"{path} cannot be written ({error.strerror})", "see that root may write it"
+        ) from error
+
+
+def _tidy(path: Path) -> None:
+    try:
+        whole_files.tidy(path)
     except OSError as error:
         raise HostError(
             f"{path} cannot be written ({error.strerror})", "see that root may write it"

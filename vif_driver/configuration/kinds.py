@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vif_driver.configuration.agent_credentials import AgentHasCredentials
 from vif_driver.configuration.bridges import BridgeThere, UplinkThere
 from vif_driver.configuration.change import Change
 from vif_driver.configuration.files import FileContent
@@ -21,5 +22,6 @@ KINDS: Mapping[str, type[Change]] = {
         BridgeThere,
         UplinkThere,
         OpenVSwitchSettings,
+        AgentHasCredentials,
     )
 }

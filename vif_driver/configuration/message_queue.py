@@ -16,12 +16,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vif_driver.errors import ConfigError, one_line
+from vif_driver.host.addresses import is_host_name, place
 
 #: RabbitMQ's.
 PORT = 5672
-
-# RFC 1123, 2.1; an underscore is no host name, and in use.
-_NAME = re.compile(r"(?=.{1,253}$)[0-9A-Za-z_](?:[0-9A-Za-z_.-]*[0-9A-Za-z_])?")
 
 # Bytes; more is no password but a wrong file.
 _LONGEST = 1024
@@ -64,12 +62,12 @@ class MessageQueue:
         login = ""
         if self.user is not None:
             login = f"{_quoted(self.user)}:{_quoted(self.password or '')}@"
-        places = ",".join(f"{login}{_place(host, port)}" for host, port in self.hosts)
+        places = ",".join(f"{login}{place(host, port)}" for host, port in self.hosts)
         return f"rabbit://{places}/{_quoted(self.virtual_host)}"
 
     def __str__(self) -> str:
         """What may be shown."""
-        places = ", ".join(_place(host, port) for host, port in self.hosts)
+        places = ", ".join(place(host, port) for host, port in self.hosts)
         return places if self.user is None else f"{places} as {one_line(self.user)}"
 
 
@@ -86,7 +84,7 @@ def parse_host(text: str) -> tuple[str, int]:
     if match is None or match[1]:
         is_host = _is_ipv6(host)
     else:
-        is_host = _NAME.fullmatch(host) is not None and not _is_wrong_ipv4(host)
+        is_host = is_host_name(host) and not _is_wrong_ipv4(host)
     number = PORT if port is None else int(port)
     if not is_host or not 0 < number < 1 << 16:
         raise ConfigError(
@@ -99,8 +97,8 @@ def parse_host(text: str) -> tuple[str, int]:
 def ports(url: str) -> frozenset[int]:
     """Give the ports of a ``transport_url``'s hosts; none if it isn't RabbitMQ's."""
     match = re.fullmatch(r"rabbit://([^/?#]*)(?:[/?#].*)?", url)
-    places = [] if match is None else [place for place in match[1].split(",") if place]
-    found = (re.search(r":([0-9]{1,5})$", place.rpartition("@")[2]) for place in places)
+    places = [] if match is None else [one for one in match[1].split(",") if one]
+    found = (re.search(r":([0-9]{1,5})$", one.rpartition("@")[2]) for one in places)
     return frozenset(PORT if port is None else int(port[1]) for port in found)
 
 
@@ -160,10 +158,6 @@ def _is_wrong_ipv4(text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _quoted(text: str) -> str:

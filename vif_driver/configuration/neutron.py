@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vif_driver.configuration import neutron_mappings
+from vif_driver.configuration.files import content_of
 from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.option_file import OptionFile
 from vif_driver.errors import ConfigError, HostError
@@ -30,8 +31,7 @@ COMMON_FILE = "neutron.conf"
 #: Neutron's own default.
 INTEGRATION_BRIDGE = "br-int"
 
-# What oslo.config has for false.
-_NO = ("0", "false", "no", "off")
+# What oslo.config has for true.
 _YES = ("1", "true", "yes", "on")
 
 
@@ -120,7 +120,7 @@ class Setting:
     file: str
     section: str
     option: str
-    value: str
+    value: str = dataclasses.field(repr=False)
     shown: str | None = None
 
     def __str__(self) -> str:
@@ -144,7 +144,7 @@ class Plan:
     bridges: Sequence[str] = ()
     integration_bridge: str | None = None
     datapath_type: str = ""
-    transport_url: str = ""
+    transport_url: str = dataclasses.field(default="", repr=False)
 
 
 class Files:
@@ -248,6 +248,26 @@ def _check_agent(wish: Wish, agent: Agent) -> None:
             )
 
 
+class _Wanted:
+    """What is said to an agent in its own file, and what it finds of what isn't.
+
+    Attributes:
+        settings: what is said.
+    """
+
+    def __init__(self, agent: Agent, files: Files) -> None:
+        self.settings: list[Setting] = []
+        self._agent = agent
+        self._files = files
+
+    def __call__(self, section: str, option: str, value: str | None) -> str:
+        """Say an option's value, or None to leave it; gives the value that is in force then."""
+        if value is None:
+            return self._files.get(section, option)
+        self.settings.append(Setting(self._agent.file, section, option, value))
+        return value
+
+
 def _queue(queue: MessageQueue) -> Setting:
     return Setting(COMMON_FILE, "DEFAULT", "transport_url", queue.url, f"(to {queue})")
 
@@ -258,14 +278,7 @@ def _queue(queue: MessageQueue) -> Setting:
 def _open_vswitch(
     wish: Wish, agent: Agent, files: Files, snapshot: Snapshot, switch: Switch
 ) -> Plan:
-    settings: list[Setting] = []
-
-    def want(section: str, option: str, value: str | None) -> str:
-        if value is None:
-            return files.get(section, option)
-        settings.append(Setting(agent.file, section, option, value))
-        return value
-
+    want = _Wanted(agent, files)
     integration = want("ovs", "integration_bridge", wish.integration_bridge) or INTEGRATION_BRIDGE
     wanted = None if wish.bridges is None else neutron_mappings.text(wish.bridges)
     mappings = neutron_mappings.pairs(
@@ -300,7 +313,7 @@ def _open_vswitch(
             )
         _check_uplink(bridge, device, foundation)
     return Plan(
-        settings,
+        want.settings,
         (integration, *mappings.values()),
         integration,
         files.get("ovs", "datapath_type"),
@@ -372,14 +385,7 @@ def _is_given(ip: Ip, device: str, wanted: str) -> bool:
 def _linux_bridge(
     wish: Wish, agent: Agent, files: Files, snapshot: Snapshot, switch: Switch
 ) -> Plan:
-    settings: list[Setting] = []
-
-    def want(section: str, option: str, value: str | None) -> str:
-        if value is None:
-            return files.get(section, option)
-        settings.append(Setting(agent.file, section, option, value))
-        return value
-
+    want = _Wanted(agent, files)
     wanted = None if wish.interfaces is None else neutron_mappings.text(wish.interfaces)
     mappings = neutron_mappings.pairs(
         [want("linux_bridge", "physical_interface_mappings", wanted)],
@@ -395,16 +401,16 @@ def _linux_bridge(
         tunnels = "true"
     elif not address:
         tunnels = "false"
-    now = files.get("vxlan", "enable_vxlan").lower()
-    if tunnels is not None and (now in _NO) == (tunnels == "false"):
+    is_off = neutron_agent.is_false(files.get("vxlan", "enable_vxlan"))
+    if tunnels is not None and is_off == (tunnels == "false"):
         tunnels = None  # it is so, in whatever words
-    has_tunnels = want("vxlan", "enable_vxlan", tunnels).lower() not in _NO
+    has_tunnels = not neutron_agent.is_false(want("vxlan", "enable_vxlan", tunnels))
     _check_tunnels(["vxlan"] if has_tunnels else [], address)
     ends = {_ip(address)} if has_tunnels else set()
     ends |= {_ip(end) for end in words(switch.settings.get("ovn-encap-ip"))}
     for device in mappings.values():
         _check_interface(device, ends, snapshot, switch)
-    return Plan(settings)
+    return Plan(want.settings)
 
 
 def _check_interface(device: str, ends: set[Ip | None], snapshot: Snapshot, switch: Switch) -> None:
@@ -437,7 +443,8 @@ def _ip(text: str) -> Ip | None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise HostError(f"{path} cannot be read ({error.strerror})", "see to it") from error
+    # A link that leads nowhere ends the agent, too.
+    content = content_of(path)
+    if content is None:
+        raise HostError(f"{path} leads to no file", "remove it")
+    return content

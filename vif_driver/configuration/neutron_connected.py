@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from vif_driver.configuration.neutron import Agent
 from vif_driver.errors import HostError
-from vif_driver.host import unit_sockets, units
+from vif_driver.host import connections, units
 
 # Seconds: between two looks, and for which a connection must have been there.  RabbitMQ closes one
 # whose credentials are wrong after one second, so that guessing takes long.
@@ -42,7 +42,7 @@ def wait(agent: Agent, ports: Collection[int], timeout: float) -> None:
                 "the user or the password",
             )
         now = time.monotonic()
-        connected = unit_sockets.connections(agent.unit, ports)
+        connected = connections.of_unit(agent.unit, ports)
         since = {socket: since.get(socket, now) for socket in connected}
         if any(now - begin >= _LASTING for begin in since.values()):
             return

@@ -3,29 +3,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vif_driver import config
 from vif_driver.configuration import (
     bridges,
-    joining,
     message_queue,
     neutron,
     neutron_connected,
     neutron_past,
     record,
+    services,
 )
 from vif_driver.configuration.bridges import BridgeThere, UplinkThere
-from vif_driver.configuration.change import Change, Fact
-from vif_driver.configuration.files import FileContent
+from vif_driver.configuration.change import Fact
+from vif_driver.configuration.files import FileContent, content_of
 from vif_driver.configuration.neutron import AGENTS, OPEN_VSWITCH, Agent, Files, Plan, Wish
 from vif_driver.configuration.neutron_past import Past, PastOption, PastService
 from vif_driver.configuration.option_file import OptionFile
 from vif_driver.configuration.services import Restart, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import ConfigError, HostError, Unavailable
-from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
+from vif_driver.host import (
+    neutron_agent,
+    ovs_bridges,
+    processes,
+    snapshot,
+    switch,
+    units,
+    whole_files,
+)
 from vif_driver.host.switch import Switch
 from vif_driver.host.units import Unit
 
@@ -33,22 +42,6 @@ from vif_driver.host.units import Unit
 _TIMEOUT = 10.0
 
 _NOTED = "what the host was before is noted"
-
-
-class Rehearsal(Transaction):
-    """Takes changes, and makes none of them."""
-
-    def __init__(self) -> None:
-        super().__init__("", record.Record(record.FOLDER))
-
-    def make(self, change: Change) -> bool:
-        """Find out what is so."""
-        facts = change.facts()
-        self.facts += facts
-        return not all(fact.is_so for fact in facts)
-
-    def note(self, change: Change) -> None:
-        """Do nothing."""
 
 
 class OptionsSet(FileContent):
@@ -79,11 +72,11 @@ def configure(
     """Have an agent of Neutron's serve this host.
 
     Args:
-        changes: what makes the changes; a :class:`Rehearsal` makes none.
+        changes: what makes the changes.
         wish: what is wanted.
         agent_name: which agent; None for the one that is installed.
         wait: seconds that an agent that is started has to connect to the message queue; None if
-            nobody waits for it.
+            nobody waits for it, which in a rehearsal nobody may.
         folder: where it is noted what was before; that of the host if not given.
 
     Returns:
@@ -121,19 +114,17 @@ def configure(
         changes.make(UplinkThere(bridge, device))
     for edit in edits:
         changes.make(edit)
-    switch_unit = units.first(*joining.OPEN_VSWITCH) if agent is OPEN_VSWITCH else None
+    switch_unit = units.first(*services.OPEN_VSWITCH) if agent is OPEN_VSWITCH else None
     if switch_unit is not None:
         changes.make(ServiceState(switch_unit.name, enabled=True))
     started = changes.make(ServiceState(agent.unit, active=True, enabled=True))
     if restart is not None:
-        changes.facts += restart.facts()
-        if not isinstance(changes, Rehearsal):
-            restart.make()
+        changes.make(restart)
         started = True
     ports = message_queue.ports(plan.transport_url)
-    if started and wait is not None and ports and not isinstance(changes, Rehearsal):
+    if started and wait is not None and ports:
         neutron_connected.wait(agent, ports, wait)
-    return [*_dead_ends(plan, there, wish), *_other_bridge(plan)]
+    return [*_dead_ends(plan, there, wish), *_other_bridge(plan), *_readable(wish)]
 
 
 def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
@@ -158,10 +149,9 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     _see_that_unused(past)
     notes: list[str] = []
     edits = list(_revert(past.options, notes))
-    for service in past.services:
-        restart = Restart(service.unit)
-        if service.active and edits:
-            changes.note(restart)
+    restarts = [Restart(service.unit) for service in past.services if service.active and edits]
+    for restart in restarts:
+        changes.note(restart)
     for service in past.services:
         if units.look(service.unit).is_there:
             changes.make(
@@ -174,18 +164,19 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     for edit in edits:
         changes.make(edit)
     there = ovs_bridges.look() if past.bridges or past.uplinks else {}
+    kept = _kept(past, there)
+    notes += [f"bridge {name} stays with its ports: {why}" for name, why in kept.items()]
     for bridge, device in past.uplinks:
-        if bridge in there:
+        if bridge in there and bridge not in kept:
             changes.make(UplinkThere(bridge, device, is_wanted=False))
     for name in past.bridges:
-        if name in there and bridges.MADE_FOR in there[name].external_ids:
+        if name in there and name not in kept and bridges.MADE_FOR in there[name].external_ids:
             changes.make(BridgeThere(name, None))
     changes.make(
         FileContent(folder / neutron_past.NAME, None, "what the host was before is forgotten")
     )
-    for service in past.services:
-        if service.active and edits and not isinstance(changes, Rehearsal):
-            Restart(service.unit).make()
+    for restart in restarts:
+        changes.make(restart)
     return notes
 
 
@@ -292,17 +283,35 @@ def _refuse(user: str | None, bridge: str) -> None:
         )
 
 
+def _kept(past: Past, there: Mapping[str, ovs_bridges.Bridge]) -> dict[str, str]:
+    """Give the bridges that somebody else has put to use since, and how."""
+    names = [name for name in dict.fromkeys([*past.bridges, *dict(past.uplinks)]) if name in there]
+    kept = {}
+    for name in names:
+        address = bridges.address(name)
+        other = bridges.foreign_port(name, past.uplinks) if name in past.bridges else None
+        if address is not None:
+            kept[name] = f"it has the address {address} of this host"
+        elif other is not None:
+            kept[name] = f"somebody else has added {other}"
+    return kept
+
+
+def _readable(wish: Wish) -> Iterable[str]:
+    path = neutron_agent.FOLDER / neutron.COMMON_FILE
+    has_secret = wish.queue is not None and wish.queue.password is not None
+    if has_secret and whole_files.look(path).st_mode & stat.S_IROTH:
+        yield f"everybody on this host can read {path}, which has a password: chmod o= {path}"
+
+
 def _revert(options: Iterable[PastOption], notes: list[str]) -> Iterable[OptionsSet]:
     """Give the files as they are without what was set, and say what stays."""
     contents: dict[Path, tuple[OptionFile, list[Fact]]] = {}
     for one in options:
         path = neutron_agent.FOLDER / one.file
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
+        raw = content_of(path)
+        if raw is None:
             continue
-        except OSError as error:
-            raise HostError(f"{path} cannot be read ({error.strerror})", "see to it") from error
         content, facts = contents.setdefault(path, (OptionFile(raw, path), []))
         now = content.get(one.section, one.option)
         what = f"{one.file}: [{one.section}] {one.option}"

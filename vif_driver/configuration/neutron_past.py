@@ -36,8 +36,8 @@ class PastOption:
     file: str
     section: str
     option: str
-    was: str | None
-    becomes: str
+    was: str | None = dataclasses.field(repr=False)
+    becomes: str = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

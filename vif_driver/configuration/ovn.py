@@ -8,10 +8,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-from vif_driver.errors import BadRequest, HostError, one_line
-from vif_driver.host.addresses import Ip
-from vif_driver.host.certificates import Credentials
-from vif_driver.host.southbound import Encap
+from vif_driver.errors import ConfigError, HostError, one_line
+from vif_driver.host.addresses import Ip, is_host_name
+from vif_driver.host.certificates import COLUMNS, Credentials
+from vif_driver.host.southbound import Encap, Remote
 
 #: Where the southbound database listens if nothing else is said (ovn-sb(5)).
 PORT = 6642
@@ -26,8 +26,6 @@ PATIENCE = {"ovn-remote-probe-interval": "60000", "ovn-openflow-probe-interval":
 #: All keys of ``external_ids`` that make a host one of OVN's, and are its alone.
 KEYS = ("ovn-remote", "ovn-encap-type", "ovn-encap-ip", *PATIENCE)
 
-_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
-
 
 @dataclasses.dataclass(frozen=True)
 class Central:
@@ -38,7 +36,7 @@ class Central:
 
     def method(self, kind: str) -> str:
         """Give it as a connection method of ovsdb(7), of kind ``ssl`` or ``tcp``."""
-        return f"{kind}:{bracketed(self.address)}:{self.port}"
+        return str(Remote(kind, str(self.address), self.port))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +69,12 @@ class Wanted:
         """Give what the southbound database is to have of this host's tunnels."""
         return {Encap(kind, str(tunnel)) for kind in self.encaps}
 
-    def external_ids(self, tunnel: Ip, now: Mapping[str, str]) -> dict[str, str]:
+    def external_ids(self, tunnel: Ip, name: str, now: Mapping[str, str]) -> dict[str, str]:
         """Give the settings.
 
         Args:
             tunnel: this host's address for tunnels.
+            name: its chassis' name.
             now: those that there are.
 
         Raises:
@@ -88,7 +87,6 @@ class Wanted:
             # A site's own stay.
             **{key: now.get(key, value) for key, value in PATIENCE.items()},
         }
-        name = self.fqdn or now.get("system-id")
         for key, value in settings.items():
             if now.get(f"{key}-{name}", value) != value:
                 raise HostError(
@@ -103,46 +101,28 @@ def ipsec_keys(credentials: Credentials) -> dict[str, str]:
 
     (OVN's tutorial "Encrypt Tunnels with IPsec".)
     """
-    names = ("private_key", "certificate", "ca_cert")
-    return {name: str(path) for name, path in zip(names, credentials.files)}
+    return {name: str(path) for name, path in zip(COLUMNS, credentials.files)}
 
 
 def parse_centrals(text: str) -> tuple[Central, ...]:
     """Read where the southbound database listens: addresses, separated by commas.
 
     Raises:
-        BadRequest: one is none.
+        ConfigError: one is none.
     """
     words = [word.strip() for word in text.split(",")]
     return tuple(dict.fromkeys(_parse_central(word) for word in words))
-
-
-def parse_tunnel(text: str) -> Ip | str:
-    """Read an address for tunnels, or the name of a network, whose existence is not looked at.
-
-    Raises:
-        BadRequest: no other host can send anything to that address.
-    """
-    try:
-        address = ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return text
-    if address.is_loopback or address.is_multicast or address.is_unspecified or _is_local(address):
-        raise BadRequest(
-            f"tunnels cannot end at {address}: no other host can reach it",
-            "give an address of this host that others reach",
-        )
-    return address
 
 
 def parse_fqdn(text: str) -> str:
     """Read the name that the host is to have.
 
     Raises:
-        BadRequest: it is none of DNS (RFC 1123, 2.1).
+        ConfigError: it is none of DNS, and no address, which is the name of a host that was added
+            to the engine by it.
     """
-    if len(text) > 253 or not _NAME.fullmatch(text):
-        raise BadRequest(
+    if not is_host_name(text) and not _is_ip(text):
+        raise ConfigError(
             f"{one_line(text, 80)!r} is no host name", "give this host's name as the engine has it"
         )
     return text
@@ -152,21 +132,16 @@ def parse_encaps(text: str) -> tuple[str, ...]:
     """Read kinds of tunnels, separated by commas.
 
     Raises:
-        BadRequest: there is no such kind.
+        ConfigError: there is no such kind.
     """
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     for word in words:
         if word not in ENCAPS:
-            raise BadRequest(
+            raise ConfigError(
                 f"there are no tunnels of kind {one_line(word, 40)!r}",
                 f"give {' or '.join(ENCAPS)}, or both with a comma",
             )
     return words
-
-
-def bracketed(address: Ip) -> str:
-    """Give an address as it stands before a colon and a port."""
-    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def _parse_central(word: str) -> Central:
@@ -177,19 +152,21 @@ def _parse_central(word: str) -> Central:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise BadRequest(
+        raise ConfigError(
             f"{one_line(word, 80)!r} is no IP address of OVN's southbound database",
             "give its address, such as 192.0.2.1 or 2001:db8::1, not its name",
         ) from None
-    if address.is_multicast or address.is_unspecified or _is_local(address):
-        raise BadRequest(
+    if address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise ConfigError(
             f"OVN's southbound database cannot be at {address}", "give an address that routers know"
         )
     if not 0 < int(port) < 65536:
-        raise BadRequest(f"there is no port {port}", "give one from 1 to 65535")
+        raise ConfigError(f"there is no port {port}", "give one from 1 to 65535")
     return Central(address, int(port))
 
 
-def _is_local(address: Ip) -> bool:
-    # One with a zone, such as fe80::1%eth0, is such an address, too.
-    return address.is_link_local
+def _is_ip(text: str) -> bool:
+    try:
+        return not ipaddress.ip_address(text).is_link_local
+    except ValueError:
+        return False

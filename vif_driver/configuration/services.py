@@ -9,6 +9,9 @@ from vif_driver.configuration.change import Before, Change, Fact
 from vif_driver.errors import HostError
 from vif_driver.host import units
 
+#: Open vSwitch's names on EL, and on Debian.
+OPEN_VSWITCH = ("openvswitch.service", "openvswitch-switch.service")
+
 
 class ServiceState(Change):
     """A unit of systemd's runs, or starts at boot, or does not.
@@ -41,7 +44,10 @@ class ServiceState(Change):
         unit = units.look(self._name)
         if not unit.is_there:
             if self._active or self._enabled:
-                raise HostError(f"this host has no {self._name}", "install what it is part of")
+                raise HostError(
+                    f"this host has no {self._name}",
+                    f"install what it is part of; if it is masked: systemctl unmask {self._name}",
+                )
             return []
         found = []
         if self._enabled is not None and unit.is_enabled is not None:

@@ -9,7 +9,6 @@ from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import certificates
 from vif_driver.host.certificates import FOLDER, Credentials
 
-_OURS = "enroll the host's certificates in the engine (Installation > Enroll Certificate)"
 _GIVEN = "give files that fit together, in PEM format"
 
 
@@ -20,7 +19,7 @@ def check(credentials: Credentials) -> None:
         HostError: a file is missing, they don't fit together, or one has expired.
         Unavailable: that can't be told on this host.
     """
-    remedy = _OURS if credentials.certificate.parent == FOLDER else _GIVEN
+    remedy = certificates.ENROLL_FIRST if credentials.certificate.parent == FOLDER else _GIVEN
     for path in credentials.files:
         if not path.is_absolute():
             raise HostError(f"{path} is no absolute path", "ovn-controller has to find it, too")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from vif_driver.configuration import record
-from vif_driver.configuration.change import Change, Fact, Noted
+from vif_driver.configuration.change import Before, Change, Fact, Noted
 from vif_driver.configuration.record import Record
 from vif_driver.errors import HostError, VifError
 
@@ -37,11 +37,6 @@ class Transaction:
         self._request = request
         self._record = note
         self._noted: list[Noted] = []
-
-    @property
-    def has_changed(self) -> bool:
-        """Whether anything was not so already."""
-        return not all(fact.is_so for fact in self.facts)
 
     def make(self, change: Change) -> bool:
         """Make a change, unless all of it is so already.
@@ -73,6 +68,10 @@ class Transaction:
         noted = [*self._noted, this]
         self._record.write(self._command, self._request, noted)
         self._noted = noted
+
+    def noted(self, kind: type[Change]) -> list[Before]:
+        """Give what is noted of one kind of changes, also by a run that this one finishes."""
+        return [before for other, before in self._noted if other is kind]
 
     def take_back(self) -> list[str]:
         """Take back all that was changed.
@@ -116,6 +115,22 @@ class Transaction:
         """Let it be: nothing is to be taken back."""
         self._noted = []
         self._record.remove()
+
+
+class Rehearsal(Transaction):
+    """Takes changes, and makes none of them."""
+
+    def __init__(self) -> None:
+        super().__init__("", Record(record.FOLDER))
+
+    def make(self, change: Change) -> bool:
+        """Find out what is so."""
+        facts = change.facts()
+        self.facts += facts
+        return not all(fact.is_so for fact in facts)
+
+    def note(self, change: Change) -> None:
+        """Do nothing."""
 
 
 @contextlib.contextmanager

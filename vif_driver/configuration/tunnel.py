@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from vif_driver.errors import HostError, one_line
+from vif_driver.errors import ConfigError, HostError, one_line
 from vif_driver.host import addresses, vdsm_config
 from vif_driver.host.addresses import Ip
 from vif_driver.host.links import Links
@@ -15,6 +16,30 @@ from vif_driver.protection.request import Network, parse_network
 
 #: Where VDSM has written down its networks: as they are, and as they are to be at boot.
 FOLDERS = (vdsm_config.FOLDER, Path("/var/lib/vdsm/persistence/netconf"))
+
+
+def parse(text: str) -> Ip | str:
+    """Read an address for tunnels, or the name of a network, whose existence is not looked at.
+
+    Raises:
+        ConfigError: no other host can send anything to that address.
+    """
+    try:
+        address = ipaddress.ip_address(text.strip("[]"))
+    except ValueError:
+        return text
+    # One with a zone, such as fe80::1%eth0, is link-local, too.
+    if (
+        address.is_loopback
+        or address.is_multicast
+        or address.is_unspecified
+        or address.is_link_local
+    ):
+        raise ConfigError(
+            f"tunnels cannot end at {address}: no other host can reach it",
+            "give an address of this host that others reach",
+        )
+    return address
 
 
 async def find(tunnel: Ip | str, folders: Sequence[Path] = FOLDERS) -> Ip:

@@ -14,7 +14,7 @@ import sys
 
 from vif_driver import __version__
 from vif_driver.ctl import configuring
-from vif_driver.errors import VifError
+from vif_driver.errors import VifError, one_line
 from vif_driver.vnic import is_uuid
 
 #: The exit status: everything is as it should be, something is not, or the command was misused.
@@ -22,6 +22,9 @@ FINE, WRONG, USAGE = 0, 1, 2
 
 #: Seconds for which something is allowed if nothing is said.
 DEFAULT_ALLOWANCE = 600.0
+
+# Characters of a message; what could not be taken back is told besides, each with its remedy.
+_LONGEST = 4000
 
 _DESCRIPTION = """\
 Looks after the vNICs of external networks on this host. It shows and changes nothing, but for
@@ -52,13 +55,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options)
     except VifError as error:
-        print(f"vifctl: {error}", file=sys.stderr)
+        complain(error)
         return WRONG
     except BrokenPipeError:  # into a pager or head that has ended
         sys.stderr.close()
         return WRONG
     except KeyboardInterrupt:
         return 130
+
+
+def complain(error: VifError) -> None:
+    """Say what is wrong, and what to do.
+
+    What others have named is in it, such as a host that OVN knows, and goes to root's terminal.
+    """
+    print(f"vifctl: {one_line(str(error), _LONGEST)}", file=sys.stderr)
 
 
 def _run(options: argparse.Namespace) -> int:

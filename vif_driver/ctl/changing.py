@@ -35,7 +35,14 @@ def transaction_of(command: str, request: str | None = None) -> Iterator[Transac
         yield changes
 
 
-def tell(command: str, changes: Transaction, notes: Sequence[str], *, as_json: bool) -> int:
+def tell(
+    command: str,
+    changes: Transaction,
+    notes: Sequence[str],
+    *,
+    as_json: bool,
+    is_dry: bool = False,
+) -> int:
     """Tell what was done, here and in the journal, and give the exit status.
 
     Args:
@@ -43,10 +50,11 @@ def tell(command: str, changes: Transaction, notes: Sequence[str], *, as_json: b
         changes: what was changed.
         notes: what else is to be said, such as what was left out.
         as_json: for programs.
+        is_dry: nothing was; it would be.
     """
     changed = [fact.what for fact in changes.facts if not fact.is_so]
     already = [fact.what for fact in changes.facts if fact.is_so]
-    for line in [*changes.recovered, *changed]:
+    for line in [] if is_dry else [*changes.recovered, *changed]:
         journal.send("vifctl", one_line(f"{command}: {line}"))
     if as_json:
         told = {
@@ -60,9 +68,10 @@ def tell(command: str, changes: Transaction, notes: Sequence[str], *, as_json: b
         return FINE
     for line in changes.recovered:
         print(one_line(line))
-    rows = [("done" if not fact.is_so else "already so", fact.what) for fact in changes.facts]
+    done = "would be done" if is_dry else "done"
+    rows = [("already so" if fact.is_so else done, fact.what) for fact in changes.facts]
     if rows:
-        text.print_table([(word, one_line(what)) for word, what in rows])
+        text.print_table(rows)
     for line in notes:
         print(f"vifctl: {one_line(line)}", file=sys.stderr)
     return FINE

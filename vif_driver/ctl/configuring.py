@@ -79,16 +79,7 @@ def _add_ovn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ipsec", action="store_true", help="have the host ready for OVN to encrypt its tunnels"
     )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_timeout,
-        default=30.0,
-        help="how long ovn-controller has to connect before all is taken back (30)",
-    )
-    parser.add_argument(
-        "--no-wait", action="store_true", help="leave it so, whether it connects or not"
-    )
+    _add_waiting(parser, "ovn-controller", 30.0)
     parser.add_argument(
         "--force", action="store_true", help="even if VMs lose their networks by it"
     )
@@ -157,12 +148,16 @@ def _add_neutron(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--undo", action="store_true", help="make the host what it was before")
     parser.add_argument("--dry-run", action="store_true", help="show it and change nothing")
+    _add_waiting(parser, "the agent", 60.0)
+
+
+def _add_waiting(parser: argparse.ArgumentParser, who: str, seconds: float) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=_timeout,
-        default=60.0,
-        help="how long the agent has to connect before all is taken back (60)",
+        default=seconds,
+        help=f"how long {who} has to connect before all is taken back ({seconds:g})",
     )
     parser.add_argument(
         "--no-wait", action="store_true", help="leave it so, whether it connects or not"

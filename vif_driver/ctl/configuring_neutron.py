@@ -6,17 +6,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
-import ipaddress
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vif_driver.configuration import message_queue, neutron_host, neutron_mappings
+from vif_driver.configuration import message_queue, neutron_host, neutron_mappings, tunnel
 from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.neutron import Wish
-from vif_driver.configuration.neutron_host import Rehearsal
-from vif_driver.configuration.transaction import Transaction
-from vif_driver.ctl import FINE, text
+from vif_driver.configuration.transaction import Rehearsal, Transaction
 from vif_driver.ctl.changing import tell, transaction_of
 from vif_driver.ctl.look import require_root
 from vif_driver.errors import ConfigError, one_line
@@ -38,26 +35,9 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
         if wish is None:
             notes = neutron_host.undo(changes)
         else:
-            wait = None if options.no_wait else options.timeout
+            wait = None if options.no_wait or options.dry_run else options.timeout
             notes = neutron_host.configure(changes, wish, options.agent, wait)
-    if options.dry_run:
-        return _tell_rehearsed(changes, notes, as_json=as_json)
-    return tell(command, changes, notes, as_json=as_json)
-
-
-def _tell_rehearsed(changes: Transaction, notes: list[str], *, as_json: bool) -> int:
-    would = [one_line(fact.what) for fact in changes.facts if not fact.is_so]
-    already = [one_line(fact.what) for fact in changes.facts if fact.is_so]
-    if as_json:
-        told = {"changed": would, "already": already, "recovered": [], "notes": notes}
-        text.print_json({**told, "left_out": []})
-    else:
-        text.print_table(
-            [("would be done", what) for what in would] + [("already so", what) for what in already]
-        )
-        for line in notes:
-            print(f"vifctl: {one_line(line)}", file=sys.stderr)
-    return FINE
+    return tell(command, changes, notes, as_json=as_json, is_dry=options.dry_run)
 
 
 @contextlib.contextmanager
@@ -96,12 +76,12 @@ def _pairs(texts: list[str] | None, option: str, what: str) -> Mapping[str, str]
 def _address(text: str | None) -> Ip | None:
     if text is None:
         return None
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
+    address = tunnel.parse(text)
+    if isinstance(address, str):
         raise ConfigError(
             f'--tunnel-ip: "{one_line(text, 80)}" is no address', "give one such as 192.0.2.1"
-        ) from None
+        )
+    return address
 
 
 def _queue(options: argparse.Namespace) -> MessageQueue | None:

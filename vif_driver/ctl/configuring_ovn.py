@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vif_driver.configuration import joining, ovn
+from vif_driver.configuration import ovn, ovn_host, tunnel
 from vif_driver.configuration.ovn import Wanted
 from vif_driver.ctl.changing import tell, transaction_of
 from vif_driver.ctl.look import look
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
     """
     wanted = Wanted(
         centrals=ovn.parse_centrals(options.central),
-        tunnel=ovn.parse_tunnel(options.tunnel),
+        tunnel=tunnel.parse(options.tunnel),
         fqdn=ovn.parse_fqdn(options.fqdn) if options.fqdn else None,
         encaps=ovn.parse_encaps(options.encap),
         credentials=_credentials(options),
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
     )
     timeout = None if options.no_wait else options.timeout
     with transaction_of(_COMMAND, repr(wanted)) as changes:
-        notes = joining.join(wanted, changes, _vms, timeout=timeout, force=options.force)
+        notes = ovn_host.join(wanted, changes, _vms, timeout=timeout, force=options.force)
     return tell(_COMMAND, changes, notes, as_json=as_json)
 
 
@@ -43,7 +43,7 @@ def undo(*, force: bool, as_json: bool) -> int:
     """Take OVN away from this host."""
     command = f"{_COMMAND} --undo"
     with transaction_of(command, command) as changes:
-        notes = joining.leave(changes, _vms, force=force)
+        notes = ovn_host.leave(changes, _vms, force=force)
     return tell(command, changes, notes, as_json=as_json)
 
 

@@ -3,29 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pwd
 import stat
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vif_driver import wire
 from vif_driver.ctl.agent import NotAdmitted, ask_status
-from vif_driver.errors import VifError
-from vif_driver.host import processes
+from vif_driver.errors import Unavailable, VifError
+from vif_driver.host import processes, units
 from vif_driver.inspection.finding import Finding, bad, ok, warning
 
-UNIT = "vif-agent"
+NAME = "vif-agent"
 
 #: The user that VDSM runs hooks as.
 VDSM_USER = "vdsm"
 
 _START = "start it: systemctl start vif-agent; see journalctl -u vif-agent"
-
-# Seconds.
-_TIMEOUT = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,16 +111,7 @@ def _check_socket(path: Path, user: str) -> Finding:
 
 
 def _is_there() -> bool:
-    try:
-        done = subprocess.run(  # noqa: S603
-            ["systemctl", "is-active", "--quiet", UNIT],  # noqa: S607
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        if done.returncode == 0:
+    with contextlib.suppress(Unavailable):  # no systemd here
+        if units.look(f"{NAME}.service").is_active:
             return True
-    except (OSError, subprocess.TimeoutExpired):
-        pass  # no systemd here
-    return processes.find(UNIT) is not None
+    return processes.find(NAME) is not None

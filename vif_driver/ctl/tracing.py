@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
-from vif_driver.ctl import FINE, USAGE, WRONG, text
+from vif_driver.ctl import FINE, USAGE, WRONG, complain, text
 from vif_driver.ctl.listing import Listed, as_dict
 from vif_driver.ctl.look import LEFT_OUT, is_root, look
 from vif_driver.errors import HostError, VifError
@@ -45,7 +44,7 @@ def run(wanted: str, *, as_json: bool) -> int:
     try:
         traced = look(work)
     except Ambiguous as error:
-        print(f"vifctl: {error}", file=sys.stderr)
+        complain(error)
         return USAGE
     wrong = traced.diagnosis
     if as_json:

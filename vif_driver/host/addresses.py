@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Addresses and routes of this host, over netlink; needs no privilege."""
+"""Addresses, names and routes of hosts; what the kernel knows, over netlink, without privilege."""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import socket
 from typing import TYPE_CHECKING, Any, Union
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # Secondary (for IPv6: temporary), failed, deprecated, tentative (linux/if_addr.h).
 _PASSING = 0x01 | 0x08 | 0x20 | 0x40
+
+# RFC 1123, 2.1; an underscore is no host name, and in use.
+_NAME = re.compile(r"(?!-)[\w-]{1,63}(?<!-)(?:\.(?!-)[\w-]{1,63}(?<!-))*", re.ASCII)
 
 Ip = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
@@ -30,6 +34,16 @@ class Route:
 
     device: str
     mtu: int
+
+
+def is_host_name(text: str) -> bool:
+    """Tell whether a host can be called so in DNS."""
+    return len(text) <= 253 and _NAME.fullmatch(text) is not None
+
+
+def place(host: str, port: int) -> str:
+    """Give a host's name or address with a port, an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def devices_of(links: Links) -> dict[Ip, str]:

@@ -20,8 +20,14 @@ FOLDER = Path("/etc/pki/vdsm/ovn")
 #: Their names there, and those of the copies that a service which is not root is handed.
 NAMES = ("ovn-key.pem", "ovn-cert.pem", "ca-cert.pem")
 
+#: The columns that Open vSwitch's database has them in, and options of ovs-monitor-ipsec.
+COLUMNS = ("private_key", "certificate", "ca_cert")
+
 # The service is handed copies when it starts; it may not read the files themselves.
 _RESTART = "then on this host: systemctl restart vif-agent"
+
+#: What to do about a host that has none.
+ENROLL_FIRST = "enroll the host's certificates in the engine (Installation > Enroll Certificate)"
 
 #: What to do about a certificate of this host that is not accepted.
 ENROLL = (
@@ -87,8 +93,7 @@ def of_open_vswitch(ovsdb: Path = ovsdb_socket.SOCKET, timeout: float = 1.0) -> 
     Raises:
         Unavailable: the database does not answer, or not this process.
     """
-    columns = ["private_key", "certificate", "ca_cert"]
-    question = {"op": "select", "table": "SSL", "where": [], "columns": columns}
+    question = {"op": "select", "table": "SSL", "where": [], "columns": COLUMNS}
     try:
         answer = json_rpc.ask_unix(str(ovsdb), "transact", ["Open_vSwitch", question], timeout)
         rows = answer[0]["rows"]
@@ -96,7 +101,7 @@ def of_open_vswitch(ovsdb: Path = ovsdb_socket.SOCKET, timeout: float = 1.0) -> 
         raise Unavailable(
             f"Open vSwitch's database does not tell its certificates ({error})", "run as root"
         ) from error
-    return Credentials(*(Path(rows[0][column]) for column in columns)) if rows else None
+    return Credentials(*(Path(rows[0][column]) for column in COLUMNS)) if rows else None
 
 
 def of_process(process: int, proc: Path = Path("/proc")) -> Credentials | None:
@@ -149,7 +154,7 @@ def missing(server: str) -> HostError:
     """Say that this host has none for a server that wants one."""
     return HostError(
         f"this host has no certificate for {server} in {FOLDER}",
-        "enroll the host's certificates in the engine (Installation > Enroll Certificate)",
+        ENROLL_FIRST,
     )
 
 

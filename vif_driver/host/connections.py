@@ -11,13 +11,14 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 from vif_driver.errors import HostError
+from vif_driver.host import processes
 from vif_driver.host.addresses import Ip
 from vif_driver.host.netlink_dump import dump
-
-PROC = Path("/proc")
+from vif_driver.host.processes import PROC
 
 # linux/netlink.h, linux/sock_diag.h, linux/tcp_states.h
 _SOCK_DIAG = 4
@@ -71,10 +72,37 @@ def established() -> list[Connection]:
 
 def own_sockets(proc: Path = PROC) -> set[int]:
     """Give the inodes of this process's own sockets."""
-    found = set()
-    for descriptor in os.listdir(proc / "self/fd"):
+    return _sockets(proc / "self")
+
+
+def of_unit(unit: str, ports: Collection[int], proc: Path = PROC) -> set[int]:
+    """Give the sockets of a unit's processes that are connected to one of some ports; for root.
+
+    Args:
+        unit: its name, with the suffix.
+        ports: of the other side.
+        proc: where the kernel shows its processes.
+
+    Returns:
+        The sockets' inodes.
+
+    Raises:
+        HostError: the kernel does not tell.
+    """
+    connected = {one.inode for one in established() if one.port in ports}
+    own = (_sockets(proc / str(process)) for process in processes.of_unit(unit, proc))
+    return connected.intersection(set().union(*own))
+
+
+def _sockets(process: Path) -> set[int]:
+    found: set[int] = set()
+    try:
+        descriptors = os.listdir(process / "fd")
+    except OSError:
+        return found  # it has just ended
+    for descriptor in descriptors:
         try:
-            target = os.readlink(proc / "self/fd" / descriptor)
+            target = os.readlink(process / "fd" / descriptor)
         except OSError:
             continue  # just closed
         if target.startswith("socket:["):

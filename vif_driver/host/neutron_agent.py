@@ -95,7 +95,7 @@ def underlay(folder: Path = FOLDER) -> Underlay:
     if kinds and ovs.get("ovs", "local_ip"):
         ends[ovs.get("ovs", "local_ip")] = tuple(kinds)
     end = linux_bridge.get("vxlan", "local_ip")
-    if end and linux_bridge.get("vxlan", "enable_vxlan").lower() not in _NO:
+    if end and not is_false(linux_bridge.get("vxlan", "enable_vxlan")):
         ends.setdefault(end, ("vxlan",))
     return Underlay(
         switches=ovs.pairs("ovs", "bridge_mappings"),
@@ -111,8 +111,10 @@ def files(patterns: Iterable[str], folder: Path = FOLDER) -> list[Path]:
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
-# Of oslo.config's booleans those that are not true.
-_NO = ("0", "false", "no", "off")
+def is_false(text: str) -> bool:
+    """Tell whether a value says no, in any of oslo.config's words for it; an empty one doesn't."""
+    return text.lower() in ("0", "false", "no", "off")
+
 
 _UNREADABLE = (OSError, UnicodeDecodeError, configparser.Error)
 

@@ -7,6 +7,7 @@ It does each in one transaction and waits until ovs-vswitchd has done it, too.
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -55,8 +56,12 @@ def add(name: str, bridge: Bridge) -> None:
     Raises:
         HostError: Open vSwitch did not.
     """
-    columns = [f"datapath_type={bridge.datapath_type}"] * bool(bridge.datapath_type)
-    columns += [f"external_ids:{key}={value}" for key, value in bridge.external_ids.items()]
+    # Quoted: to ovs-vsctl a colon or a comma would mean something, and others have set these.
+    columns = [f"datapath_type={json.dumps(bridge.datapath_type)}"] * bool(bridge.datapath_type)
+    columns += [
+        f"external_ids:{json.dumps(key)}={json.dumps(value)}"
+        for key, value in bridge.external_ids.items()
+    ]
     if bridge.fail_mode is not None:
         columns.append(f"fail_mode={bridge.fail_mode}")
     setting = ["--", "set", "Bridge", name, *columns] if columns else []

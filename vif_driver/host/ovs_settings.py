@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vif_driver.errors import HostError
-from vif_driver.host.certificates import Credentials
+from vif_driver.host.certificates import COLUMNS, Credentials
 from vif_driver.host.ovsdb_once import OvsdbOnce
 from vif_driver.marks import ROW_KEY
 
@@ -22,8 +22,6 @@ TABLE = "Open_vSwitch"
 
 #: The maps of that row that are read and changed.
 MAPS = ("external_ids", "other_config")
-
-_FILES = ("private_key", "certificate", "ca_cert")
 
 # What our rows of the table SSL are marked with.
 _MARK = "ovn"
@@ -69,7 +67,7 @@ def read(database: OvsdbOnce) -> Settings:
     Raises:
         HostError, Unavailable: the database refuses or does not answer, or was never set up.
     """
-    tables = database.select({TABLE: [*MAPS, "ssl"], "SSL": [*_FILES, "external_ids"]})
+    tables = database.select({TABLE: [*MAPS, "ssl"], "SSL": [*COLUMNS, "external_ids"]})
     for row in tables[TABLE].values():
         return Settings({column: row[column] for column in MAPS}, _tls(row, tables["SSL"]))
     raise HostError(
@@ -102,14 +100,17 @@ def change(
     for one in tls:
         operations += _naming(one)
     if operations:
-        database.transact(operations)
+        # It is on the disk before the note of what it changes is removed, whatever happens then.
+        database.transact([*operations, {"op": "commit", "durable": True}])
 
 
 def _naming(tls: Tls | None) -> list[dict[str, Any]]:
     # A row of the table SSL that nothing names any more is removed by the server.
     if tls is None:
         return [{"op": "update", "table": TABLE, "where": _ROW, "row": {"ssl": ["set", []]}}]
-    row: dict[str, Any] = {column: str(path) for column, path in zip(_FILES, tls.credentials.files)}
+    row: dict[str, Any] = {
+        column: str(path) for column, path in zip(COLUMNS, tls.credentials.files)
+    }
     row["external_ids"] = ["map", [[ROW_KEY, _MARK]] if tls.is_ours else []]
     return [
         {"op": "insert", "table": "SSL", "row": row, "uuid-name": "tls"},
@@ -121,6 +122,6 @@ def _tls(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Tls |
     named = row["ssl"] if isinstance(row["ssl"], list) else [row["ssl"]]
     for uuid in named:
         found = rows[uuid]
-        files = Credentials(*(Path(found[column]) for column in _FILES))
+        files = Credentials(*(Path(found[column]) for column in COLUMNS))
         return Tls(files, found["external_ids"].get(ROW_KEY) == _MARK)
     return None

@@ -33,6 +33,30 @@ def find(name: str, proc: Path = PROC) -> int | None:
     return None
 
 
+def of_unit(unit: str, proc: Path = PROC) -> list[int]:
+    """Give the process ids of a unit of systemd's, by its control group.
+
+    Args:
+        unit: its name, with the suffix.
+        proc: where the kernel shows its processes.
+    """
+    found = []
+    for process in _numbers(proc):
+        try:
+            path = proc / str(process) / "cgroup"
+            groups = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if any(_is_of(unit, line.split("/")) for line in groups.splitlines()):
+            found.append(process)
+    return found
+
+
+def _is_of(unit: str, group: list[str]) -> bool:
+    # Below a user's own systemd anybody may have a unit of any name.
+    return unit in group and not any(part.startswith("user@") for part in group)
+
+
 def runs(process: int, name: str, proc: Path = PROC) -> bool:
     """Tell whether a process id is that of a running program.
 

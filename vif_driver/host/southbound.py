@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from vif_driver.errors import HostError, Unavailable, VifError
 from vif_driver.host import certificates, json_rpc, threads
+from vif_driver.host.addresses import place
 from vif_driver.host.certificates import Credentials
 
 _T = TypeVar("_T")
@@ -47,8 +48,7 @@ class Remote:
     def __str__(self) -> str:
         if self.kind == "unix":
             return f"unix:{self.address}"
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{self.kind}:{address}:{self.port}"
+        return f"{self.kind}:{place(self.address, self.port)}"
 
 
 @dataclasses.dataclass(frozen=True)

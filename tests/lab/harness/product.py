@@ -21,6 +21,8 @@ LOG = "/var/log/vif-agent.log"
 SERVICE = "vif-agent.service"
 BOOT_PASS = "vif-driver-boot.service"
 SOCKET_UNIT = "vif-agent.socket"
+#: All of them.
+UNITS = (SERVICE, SOCKET_UNIT, BOOT_PASS)
 PATHS = {"PREFIX": "/usr"}
 _BUILDING = threading.Lock()
 

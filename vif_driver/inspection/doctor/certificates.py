@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 
 from vif_driver.errors import VifError
-from vif_driver.host import certificates, threads
+from vif_driver.host import certificates, handed, threads
 from vif_driver.host.certificates import ENROLL, Credentials
 from vif_driver.host.southbound import parse_remotes
 from vif_driver.inspection.doctor.open_vswitch import uses_ovn
@@ -34,7 +34,21 @@ async def certificate(sight: Sight) -> list[Finding]:
     if "ssl" not in kinds:
         return [ok(_NAME, "OVN is not reached by TLS")]
     used = await sight.controllers_credentials() or certificates.in_folder()
-    return await threads.run(lambda: judge(used), _TIMEOUT, "certificates")
+    return await threads.run(lambda: [*judge(used), *agents(used)], _TIMEOUT, "certificates")
+
+
+def agents(used: Credentials) -> list[Finding]:
+    """Judge what the agent has of it, as far as this process may see that; blocks."""
+    if used != certificates.in_folder():
+        return []  # nobody hands it those
+    try:
+        is_current = handed.is_current(used)
+    except VifError as error:
+        return [of_error(_NAME, error)]
+    if is_current is not False:
+        return []
+    what = f"vif-agent was handed another one than is in {certificates.FOLDER} now, or none"
+    return [warning(_NAME, what, f"systemctl restart {handed.UNIT}, which disturbs no VM")]
 
 
 def judge(used: Credentials) -> list[Finding]:

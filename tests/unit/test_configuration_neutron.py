@@ -19,6 +19,7 @@ from vif_driver.configuration.neutron import (
     Plan,
     Wish,
 )
+from vif_driver.configuration.neutron_past import PastOption
 from vif_driver.errors import ConfigError, VifError
 from vif_driver.host.addresses import Ip
 from vif_driver.host.snapshot import Address, Device, Snapshot
@@ -344,3 +345,16 @@ def test_an_agent_that_forgets_its_flows_is_not_restarted(
     host.write(OPEN_VSWITCH.file, text)
 
     assert bool(neutron.would_cut(Files(OPEN_VSWITCH, host.folder))) == cuts
+
+
+def test_a_password_is_in_nothing_that_a_log_or_traceback_would_show() -> None:
+    setting = neutron.Setting(
+        "neutron.conf", "DEFAULT", "transport_url", QUEUE.url, f"(to {QUEUE})"
+    )
+    past = PastOption("neutron.conf", "DEFAULT", "transport_url", QUEUE.url, QUEUE.url)
+    plan = Plan([setting], transport_url=QUEUE.url)
+
+    shown = f"{QUEUE} {QUEUE!r} {setting} {setting!r} {plan!r} {past!r} {Wish(queue=QUEUE)!r}"
+
+    assert "neutron.conf" in shown
+    assert "secret" not in shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How a host becomes one of OVN's, and how it ceases to be one.
+"""Makes this host one of OVN's, and undoes it: ``vifctl configure ovn``.
 
 Open vSwitch is never restarted: what it would read at its start is written down beside what is
 changed in its database.  ovn-controller goes on, too, and takes up what has changed in the
@@ -13,23 +13,23 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vif_driver.configuration import ovs_settings, registration, tls, tunnel
+from vif_driver.configuration import ovn_registered, ovs_settings, tls, tunnel
+from vif_driver.configuration.agent_credentials import AgentHasCredentials
 from vif_driver.configuration.files import FileContent
 from vif_driver.configuration.ovn import KEYS, Wanted, ipsec_keys
 from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
-from vif_driver.configuration.services import ServiceState
+from vif_driver.configuration.services import OPEN_VSWITCH, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
 from vif_driver.host import certificates, ovn_controller, units
+from vif_driver.host.certificates import FOLDER
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
-#: Their names on EL, and on Debian.
-OPEN_VSWITCH = ("openvswitch.service", "openvswitch-switch.service")
 CONTROLLER = "ovn-controller.service"
 IPSEC = ("openvswitch-ipsec.service",)
 
-#: Their parts, on both.
+#: Open vSwitch's parts, on EL and Debian.
 DATABASE, SWITCH = "ovsdb-server.service", "ovs-vswitchd.service"
 
 # What has ovn-controller started at boot where its own unit has no [Install]: Debian's.
@@ -87,14 +87,14 @@ def join(
     switch = open_vswitch if not units.look(SWITCH).is_active else units.look(SWITCH)
     changes.make(ServiceState(switch.name, active=True, keeps_running=True))
     now = ovs_settings.look()
-    settings = wanted.external_ids(address, now.external_ids)
     name = _chassis_name(wanted, now)
+    settings = wanted.external_ids(address, name, now.external_ids)
     renamed = name != _chassis_name(None, now)
     if renamed and "ovn-remote" in now.external_ids and not force:
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
     if renamed or "ovn-remote" not in now.external_ids:
         hostname = now.external_ids.get("hostname")
-        asyncio.run(registration.refuse_taken(wanted, address, name, hostname))
+        asyncio.run(ovn_registered.refuse_taken(wanted, address, name, hostname))
     if wanted.fqdn is not None:
         content = f"{wanted.fqdn}\n".encode()
         changes.make(FileContent(SYSTEM_ID, content, f"{SYSTEM_ID} has {wanted.fqdn}"))
@@ -108,7 +108,9 @@ def join(
     changes.make(ServiceState(CONTROLLER, active=True))
     notes = _make_ipsec_run(wanted, changes, name)
     if timeout is not None:
-        asyncio.run(registration.wait(wanted, address, name, timeout))
+        asyncio.run(ovn_registered.wait(wanted, address, name, timeout))
+    if wanted.credentials is not None and wanted.credentials.certificate.parent == FOLDER:
+        changes.make(AgentHasCredentials(wanted.credentials))
     return notes
 
 
@@ -138,14 +140,22 @@ def leave(changes: Transaction, vms: Vms, *, force: bool) -> list[str]:
     for name in dict.fromkeys((CONTROLLER, CONTROLLER if boot is None else boot.name)):
         changes.make(ServiceState(name, active=False, enabled=False))
     encrypted = _ipsec_settings(now)
+    # Or a run that this one finishes has taken that away before it was killed.
+    was_encrypted = encrypted or any(
+        before["maps"].get("other_config") for before in changes.noted(OpenVSwitchSettings)
+    )
     gone: dict[str, str | None] = dict.fromkeys(KEYS)
     maps = {"external_ids": gone, "other_config": encrypted}
     unnamed: tuple[Tls | None, ...] = (None,) if now.tls is not None and now.tls.is_ours else ()
     changes.make(OpenVSwitchSettings(maps, unnamed))
     ipsec = units.first(*IPSEC)
-    if encrypted and ipsec is not None:
+    if was_encrypted and ipsec is not None:
         changes.make(ServiceState(ipsec.name, active=False, enabled=False))
-    if database.is_there and not database.is_active:
+    was_started = any(
+        before["name"] == DATABASE and before["active"] is False
+        for before in changes.noted(ServiceState)
+    )
+    if was_started and not units.look(SWITCH).is_active:
         units.stop(DATABASE)
     return notes
 
