@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vif_driver.errors import HostError
-from vif_driver.host import certificates, handed
+from vif_driver.host import certificates, handed_credentials
 from vif_driver.host.certificates import Credentials
 from vif_driver.inspection.doctor.certificates import agents, judge
 from vif_driver.inspection.finding import State
@@ -198,6 +198,6 @@ def test_an_agent_that_has_another_one_is_told_of(
             if content is not None:
                 (folder / name).write_text(content)
     monkeypatch.setattr(certificates.in_folder, "__defaults__", (own,))
-    monkeypatch.setattr(handed, "FOLDER", copies)
+    monkeypatch.setattr(handed_credentials, "FOLDER", copies)
 
     assert [finding.state for finding in agents(certificates.in_folder())] == expected

@@ -11,7 +11,7 @@ from vif_driver.configuration import transaction
 from vif_driver.configuration.agent_credentials import AgentHasCredentials
 from vif_driver.configuration.change import Fact
 from vif_driver.errors import HostError
-from vif_driver.host import handed, units
+from vif_driver.host import handed_credentials, units
 from vif_driver.host.certificates import NAMES, Credentials, in_folder
 from vif_driver.host.units import Unit
 
@@ -46,7 +46,7 @@ class Agent:
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
     agent = Agent(tmp_path / "handed")
-    monkeypatch.setattr(handed, "FOLDER", agent.handed)
+    monkeypatch.setattr(handed_credentials, "FOLDER", agent.handed)
     monkeypatch.setattr(units, "look", agent.look)
     monkeypatch.setattr(units, "restart", agent.restart)
     return agent

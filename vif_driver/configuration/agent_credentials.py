@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vif_driver.configuration.change import Before, Change, Fact
-from vif_driver.host import handed, units
+from vif_driver.host import handed_credentials, units
 from vif_driver.host.certificates import Credentials
 
 
@@ -26,9 +26,9 @@ class AgentHasCredentials(Change):
 
     def facts(self) -> Sequence[Fact]:
         """See :class:`Change`; nothing if it can't be seen what the agent has."""
-        if not units.look(handed.UNIT).is_active:
+        if not units.look(handed_credentials.UNIT).is_active:
             return []
-        is_so = handed.is_current(self._credentials)
+        is_so = handed_credentials.is_current(self._credentials)
         return [] if is_so is None else [Fact("vif-agent has this host's certificate", is_so)]
 
     def before(self) -> Before:
@@ -37,7 +37,7 @@ class AgentHasCredentials(Change):
 
     def make(self) -> None:
         """See :class:`Change`."""
-        units.restart(handed.UNIT)
+        units.restart(handed_credentials.UNIT)
 
     @classmethod
     def take_back(cls, before: Before) -> str | None:

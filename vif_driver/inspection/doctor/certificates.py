@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 
 from vif_driver.errors import VifError
-from vif_driver.host import certificates, handed, threads
+from vif_driver.host import certificates, handed_credentials, threads
 from vif_driver.host.certificates import ENROLL, Credentials
 from vif_driver.host.southbound import parse_remotes
 from vif_driver.inspection.doctor.open_vswitch import uses_ovn
@@ -42,13 +42,15 @@ def agents(used: Credentials) -> list[Finding]:
     if used != certificates.in_folder():
         return []  # nobody hands it those
     try:
-        is_current = handed.is_current(used)
+        is_current = handed_credentials.is_current(used)
     except VifError as error:
         return [of_error(_NAME, error)]
     if is_current is not False:
         return []
     what = f"vif-agent was handed another one than is in {certificates.FOLDER} now, or none"
-    return [warning(_NAME, what, f"systemctl restart {handed.UNIT}, which disturbs no VM")]
+    return [
+        warning(_NAME, what, f"systemctl restart {handed_credentials.UNIT}, which disturbs no VM")
+    ]
 
 
 def judge(used: Credentials) -> list[Finding]:
