@@ -30,8 +30,9 @@ debian_packages() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    # A new machine may be busy with updates of its own.
     # shellcheck disable=SC2086  # a list of words
-    apt-get install -y -qq --no-install-recommends $missing >build/apt.log 2>&1 ||
+    apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends $missing >build/apt.log 2>&1 ||
         { tail -n 40 build/apt.log >&2; exit 1; }
     # A firewall that nobody asked for must not close this machine when it is booted.
     if grep -qx firewalld <<<"$missing"; then

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
 
@@ -21,6 +23,7 @@ from tests.lab.harness.product import LOG, SOCKET, Product
 from tests.lab.harness.service import Daemon, Service
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vm_start import VmStart
+from tests.lab.harness.watchdog import Watchdog
 
 CONFIGURATION = "/etc/vif-driver/vif-driver.conf"
 
@@ -34,6 +37,10 @@ Point = tuple[str, str, int]
 DoomedMaker = Callable[..., Service]
 Reporting = Generator[None, pytest.TestReport, pytest.TestReport]
 
+#: Seconds; the slowest of the tests takes two minutes on a quiet machine.
+LIMIT = 600.0
+OVERDUE = pytest.StashKey[list[tuple[str, str]]]()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without root there is no lab."""
@@ -44,16 +51,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """No test, with what it needs, takes longer than :data:`LIMIT`."""
+    with Watchdog(LIMIT, lambda: keep_overdue(item)):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Reporting:
     """Keep the logs of the labs that a failed test used."""
     report = yield
     if report.failed:
-        for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, Lab) and value.anchor.alive:
-                test = re.sub(r"[^\w.-]+", "_", item.nodeid.rpartition("/")[2])
-                directory = value.save_logs(f"{test}-{report.when}")
-                report.sections.append((f"logs of {name}", str(directory)))
+        overdue = item.stash.get(OVERDUE, [])
+        report.sections.extend(overdue + keep_logs(item, report.when))
     return report
+
+
+def keep_overdue(item: pytest.Item) -> None:
+    """Keep what there is to be seen of a test that took too long."""
+    with tempfile.TemporaryFile("w+") as threads:
+        faulthandler.dump_traceback(threads)
+        threads.seek(0)
+        item.stash[OVERDUE] = [(f"after {LIMIT:g} s", threads.read())]
+    item.stash[OVERDUE].extend(keep_logs(item, "overdue"))
+
+
+def keep_logs(item: pytest.Item, when: str) -> list[tuple[str, str]]:
+    """Keep the logs of the labs that a test uses, and tell where."""
+    test = re.sub(r"[^\w.-]+", "_", item.nodeid.rpartition("/")[2])
+    return [
+        (f"logs of {name}", str(value.save_logs(f"{test}-{when}")))
+        for name, value in getattr(item, "funcargs", {}).items()
+        if isinstance(value, Lab) and value.anchor.alive
+    ]
 
 
 @pytest.fixture(scope="module")

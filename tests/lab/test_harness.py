@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.interpreter import Interpreter
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.libvirt_daemon import libvirt
 from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vdsm_hooks import HOOKS, HookError
+from tests.lab.harness.watchdog import Watchdog
 
 
 def hook(host: Hypervisor, event: str, name: str, script: str, mode: int = 0o555) -> None:
@@ -366,6 +369,30 @@ def test_a_lab_that_ends_leaves_nothing() -> None:
     with lab:
         assert lab.leftovers() != []
     assert lab.leftovers() == []
+
+
+# ---- what takes too long -------------------------------------------------------------------------
+
+
+def test_who_waits_for_a_daemon_without_end_goes_on_when_the_time_is_up() -> None:
+    seen_before = []
+    with Lab(hypervisors=1, ovn=False) as lab:
+        (host,) = lab.hosts
+        connection = host.libvirt.connection
+        host.libvirt.service.suspend()
+        last_look = lambda: seen_before.append(host.powered)  # noqa: E731
+        with Watchdog(1.0, last_look), pytest.raises(libvirt.libvirtError):
+            connection.getLibVersion()
+    assert seen_before == [True]
+    assert lab.leftovers() == []
+
+
+def test_what_ends_in_time_is_left_alone() -> None:
+    with Lab(hypervisors=1, ovn=False, start=False) as lab:
+        with Watchdog(0.5):
+            pass
+        time.sleep(1)
+        assert lab.anchor.alive
 
 
 # ---- interpreters --------------------------------------------------------------------------------

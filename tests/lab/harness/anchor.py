@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 from .cgroups import Cgroups
 from .command import run_command
@@ -81,7 +82,10 @@ class Anchor:
     Attributes:
         pid: of the process in them that is pid 1, as seen from here.
         cgroups: control groups for machines.
+        standing: all that are started and not stopped.
     """
+
+    standing: ClassVar[set[Anchor]] = set()
 
     def __init__(self) -> None:
         self.pid = 0
@@ -125,20 +129,28 @@ class Anchor:
                 self.stop()
                 complaints.seek(0)
                 raise RuntimeError(f"anchor: {message}\n{complaints.read()}")
+        self.standing.add(self)
 
     def stop(self) -> None:
         """Kill the anchor; returns when everything in it is gone."""
         if self._keeper is None:
             return
+        self.standing.discard(self)
         if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+            self.cut()
         else:
             self._keeper.kill()
         # pid 1 of a namespace is only reaped when everything below has been.
         self._keeper.wait(timeout=30)
         self._keeper = None
         self.pid = 0
+
+    def cut(self) -> None:
+        """Kill the anchor, if it stands, without waiting for what is in it."""
+        pid = self.pid  # which another thread may be about to forget; 0 would be ourselves
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def __enter__(self) -> Anchor:
         self.start()

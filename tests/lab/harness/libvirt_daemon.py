@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +201,32 @@ class LibvirtDaemon:
             if self._connection is not None and not self._connection.isAlive():
                 self._connection = None
             if self._connection is None:
-                socket = self.machine.path("/run/libvirt/libvirt-sock")
-                asked = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
-                self._connection = libvirt.openAuth(
-                    f"qemu+unix:///system?socket={socket}", [asked, self._answer, None], 0
-                )
+                self._connection = self._connect()
             return self._connection
+
+    @contextlib.contextmanager
+    def connection_for_long(self) -> Iterator[Connection]:
+        """A ``virConnect`` for one call that takes long, such as a migration.
+
+        Of a connection that is shared, libvirt's client (9.0 does) may hold back what another
+        thread asks until the call that came first is answered; and that may wait for the other.
+
+        Raises:
+            libvirt.libvirtError: it does not answer.
+        """
+        connection = self._connect()
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
+
+    def _connect(self) -> Connection:
+        socket = self.machine.path("/run/libvirt/libvirt-sock")
+        asked = [libvirt.VIR_CRED_AUTHNAME, libvirt.VIR_CRED_PASSPHRASE]
+        return libvirt.openAuth(
+            f"qemu+unix:///system?socket={socket}", [asked, self._answer, None], 0
+        )
 
     def _answer(self, questions: list[Any], _opaque: object) -> int:
         for question in questions:

@@ -294,8 +294,9 @@ class Vdsm:
         if meanwhile:
             options["bandwidth"] = CRAWL
             acting = on_its_way(guest.domain, meanwhile)
-        with acting:
-            guest.domain.migrateToURI3(f"qemu+tcp://{address}/system", options, wanted)
+        with self.host.libvirt.connection_for_long() as connection, acting:
+            domain = connection.lookupByUUIDString(vm.id)
+            domain.migrateToURI3(f"qemu+tcp://{address}/system", options, wanted)
         guest.host = target.host
         if after_on_target:
             for nic in vm.nics:
@@ -405,24 +406,39 @@ class Vdsm:
 
 @contextmanager
 def on_its_way(domain: Any, act: Callable[[], object]) -> Iterator[None]:
-    """Do something while the block's migration, which crawls, is under way; then let it hurry."""
+    """Do something while the block's migration, which crawls, is under way; then let it hurry.
+
+    It hurries whatever becomes of the deed: a migration that crawls may take for ever.
+    """
+    over = threading.Event()
 
     def under_way() -> bool:
-        return bool(domain.jobStats().get("memory_processed"))
+        with suppress(libvirt.libvirtError):  # libvirt is busy with its beginning, or its end
+            return bool(domain.jobStats().get("memory_processed"))
+        return False
+
+    def hurry() -> None:
+        while not over.is_set():
+            try:
+                domain.migrateSetMaxSpeed(HURRY)
+            except libvirt.libvirtError:  # it hasn't begun, was aborted, or has lost a host
+                over.wait(0.1)
+            else:
+                return
 
     def go_along() -> None:
-        wait_until(under_way, 20, "a migration under way")
         try:
+            wait_until(under_way, 60, "a migration under way")
             act()
         finally:
-            with suppress(libvirt.libvirtError):  # it was aborted, or has lost a host
-                domain.migrateSetMaxSpeed(HURRY)
+            hurry()
 
     with ThreadPoolExecutor(1) as pool:
         going = pool.submit(go_along)
         try:
             yield
         finally:
+            over.set()
             going.result()
 
 
