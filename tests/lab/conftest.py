@@ -9,12 +9,14 @@ import re
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.lab.harness.guest import Guest, GuestSpec
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
+from tests.lab.harness.libvirt_daemon import libvirt
 from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort, Network
@@ -178,9 +180,11 @@ def probe(host: Hypervisor, network: Network, probe_port: LogicalPort) -> Iterat
     address = f"{probe_port.address}/{network.subnet.prefixlen}"
     row = f"external_ids:iface-id={probe_port.name}"
     probe = add_probe(host, "probe", probe_port.mac, address, Interface=row)
-    host.ovs.wait_ready(probe.name)
-    yield probe
-    probe.remove()
+    try:
+        host.ovs.wait_ready(probe.name)
+        yield probe
+    finally:
+        probe.remove()
 
 
 @pytest.fixture
@@ -190,7 +194,8 @@ def no_guests_left(lab: Lab) -> Iterator[None]:
     for host in lab.hosts:
         if host.powered and host.libvirt.service.running:
             for domain in host.libvirt.connection.listAllDomains():
-                domain.destroy()
+                with suppress(libvirt.libvirtError):  # it has just ended
+                    domain.destroy()
 
 
 @pytest.fixture
@@ -327,4 +332,5 @@ def doomed(host: Hypervisor, installed: list[Product]) -> Iterator[DoomedMaker]:
     yield start
     for service in [*started, installed[0].agent]:
         if service.running:
+            service.resume()
             service.stop()

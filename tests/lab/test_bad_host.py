@@ -84,6 +84,7 @@ def test_without_open_vswitchs_database_the_user_is_told_what_to_do(
         line = refusal(hooks, ovn_nic())
     finally:
         host.ovs.database.start()
+        host.ovs.wait_configured()
 
     assert "systemctl start openvswitch" in line
 
@@ -92,6 +93,7 @@ def test_the_agent_finds_the_database_again(host: Hypervisor, product: Product) 
     hooks = HookRunner(host)
     host.ovs.database.kill()
     host.ovs.database.start()
+    host.ovs.wait_configured()
     nic = hybrid_nic()
 
     plug(hooks, nic)

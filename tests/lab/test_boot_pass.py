@@ -122,7 +122,7 @@ def ten(lab: Lab, host: SystemdHypervisor, network: Network) -> PowerCut:
         before,
         left,
         ids={port.name: port.address for port in ports},
-        leases={vm.nics[0].vnic_id: vm.running.wait_lease().address for vm in vms},
+        leases={vm.nics[0].vnic_id: vm.running.wait_lease(timeout=240).address for vm in vms},
         paused=[vm.name for vm in vms if vm.running.paused],
     )
     for vm in vms:
@@ -216,13 +216,15 @@ def lose(lab: Lab, host: SystemdHypervisor, port: LogicalPort) -> None:
     lab.central.wait_unbound(port.name)
 
 
-def owner_beside(lab: Lab, host: SystemdHypervisor, port: LogicalPort, interface: str) -> str:
-    """Start a VM with a NIC that is not OVN's, and tell which host has the port then."""
+def owner_beside(
+    lab: Lab, host: SystemdHypervisor, port: LogicalPort, interface: str, seconds: float = 5
+) -> str:
+    """Start a VM with a NIC that is not OVN's, and tell which host has the port soon after."""
     host.ip("link add br0 type bridge", "link set br0 up")
     Guest.boot(host, GuestSpec("newcomer", [interface]))
     assert TAP in host.devices()
     with suppress(TimeoutError):
-        wait_until(lambda: lab.central.bound_to(port.name), 5, "an owner")
+        wait_until(lambda: lab.central.bound_to(port.name), seconds, "an owner")
     return lab.central.bound_to(port.name)
 
 
@@ -239,7 +241,7 @@ def test_without_it_a_new_vm_answers_for_the_old_port(
     port = new_port()
     lose(lab, host, port)
 
-    assert owner_beside(lab, host, port, interface) == host.name
+    assert owner_beside(lab, host, port, interface, seconds=30) == host.name
     assert host.ovs.interface_of(port.name)["name"] == TAP
 
 

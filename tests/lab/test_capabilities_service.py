@@ -15,6 +15,7 @@ from tests.lab.harness.product import SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
 from tests.lab.harness.vdsm import Vdsm
+from tests.lab.reports import own_capabilities, own_statistics
 from vif_driver.reporting import METRICS
 
 
@@ -49,7 +50,7 @@ def vdsm(host: SystemdHypervisor, product: SystemdProduct) -> Vdsm:
 
 
 def own(vdsm: Vdsm) -> dict[str, Any]:
-    found: dict[str, Any] = vdsm.get_capabilities()["external_networks"]
+    found = own_capabilities(vdsm)
     assert (vdsm.runs[-1].status, vdsm.runs[-1].stderr) == (0, "")
     return found
 
@@ -80,13 +81,13 @@ def test_a_large_report_is_read_by_a_process_of_the_service(vdsm: Vdsm) -> None:
     large = {"hostDevices": ["x" * 100] * 50_000}
     assert len(json.dumps(large)) > 5_000_000
 
-    assert vdsm.get_capabilities(large)["external_networks"]["schema"] == 1
+    assert own_capabilities(vdsm, large)["schema"] == 1
 
 
 def test_the_metrics_are_where_anybody_finds_them(
     vdsm: Vdsm, host: SystemdHypervisor, product: SystemdProduct
 ) -> None:
-    vdsm.get_stats()
+    own_statistics(vdsm)
 
     wait_until(lambda: "vif_driver_info" in host.read(METRICS), 15, "metrics")
     reader = host.run(["cat", str(METRICS)], user="vdsm")

@@ -125,7 +125,7 @@ def untouched(hv1: SystemdHypervisor) -> Iterator[SystemdHypervisor]:
 def host(lab: Lab, hv1: SystemdHypervisor) -> Iterator[SystemdHypervisor]:
     """The host as it was before anybody configured it; afterwards it is so again."""
     yield hv1
-    assert vifctl(hv1, "--undo", "--force").status == 0
+    undone = vifctl(hv1, "--undo", "--force")
     hv1.run(
         f"""set -e
         ovs-vsctl --no-wait set Open_vSwitch . external_ids:system-id=hv1
@@ -134,6 +134,7 @@ def host(lab: Lab, hv1: SystemdHypervisor) -> Iterator[SystemdHypervisor]:
         rm -rf {FOLDER} {NOTE} /var/lib/vdsm/staging"""
     )
     lab.central.sbctl("--if-exists", "chassis-del", NAME)
+    assert undone.status == 0
 
 
 @pytest.fixture
@@ -610,10 +611,12 @@ def probe_on(lab: Lab, network: Network, number: int) -> Iterator[Probe]:
     address = f"{port.address}/{network.subnet.prefixlen}"
     row = f"external_ids:iface-id={port.name}"
     probe = add_probe(host, f"probe{number}", port.mac, address, Interface=row)
-    host.ovs.wait_ready(probe.name)
-    yield probe
-    probe.remove()
-    lab.central.remove_port(name)
+    try:
+        host.ovs.wait_ready(probe.name)
+        yield probe
+    finally:
+        probe.remove()
+        lab.central.remove_port(name)
 
 
 def address_of(lab: Lab, probe: Probe) -> str:

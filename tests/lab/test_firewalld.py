@@ -72,7 +72,7 @@ def use(lab: Lab, kind: str) -> None:
     for host in lab.hosts:
         host.vsctl("set", "Open_vSwitch", ".", f"external_ids:ovn-encap-type={kind}")
     for host in lab.hosts:
-        wait_until(lambda: host.ovs.rows("Interface", f"type={kind}"), 20, f"a {kind} tunnel")  # noqa: B023
+        wait_until(lambda: host.ovs.rows("Interface", f"type={kind}"), 60, f"a {kind} tunnel")  # noqa: B023
 
 
 # In this order: of the first, the connection stays known to the kernel.
@@ -86,7 +86,7 @@ def test_a_tunnel_passes_when_its_service_is_enabled(
 
     firewall.command(f"--add-service=vif-driver-{kind}")
 
-    wait_until(lambda: outer.reaches(address_of(inner)), 20, f"passage for {kind}")
+    wait_until(lambda: outer.reaches(address_of(inner)), 60, f"passage for {kind}")
 
 
 def test_firewalld_has_no_services_of_these_names_itself() -> None:

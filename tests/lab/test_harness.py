@@ -381,15 +381,34 @@ def test_who_waits_for_a_daemon_without_end_goes_on_when_the_time_is_up() -> Non
         connection = host.libvirt.connection
         host.libvirt.service.suspend()
         last_look = lambda: seen_before.append(host.powered)  # noqa: E731
-        with Watchdog(1.0, last_look), pytest.raises(libvirt.libvirtError):
+        with Watchdog(1.0, last_look, [lab.anchor]), pytest.raises(libvirt.libvirtError):
             connection.getLibVersion()
     assert seen_before == [True]
     assert lab.leftovers() == []
 
 
+def test_a_wait_goes_on_for_as_long_as_the_computer_stood_still() -> None:
+    answers = iter([False, True])
+
+    def slow() -> bool:
+        time.sleep(1)
+        return next(answers)
+
+    assert wait_until(slow, 0.3, "an answer")
+
+
+def test_a_wait_for_what_does_not_come_ends() -> None:
+    begun = time.monotonic()
+
+    with pytest.raises(TimeoutError, match=r"nothing: not within 0\.3 s"):
+        wait_until(lambda: False, 0.3, "nothing")
+
+    assert time.monotonic() - begun >= 0.3
+
+
 def test_what_ends_in_time_is_left_alone() -> None:
     with Lab(hypervisors=1, ovn=False, start=False) as lab:
-        with Watchdog(0.5):
+        with Watchdog(0.5, anchors=[lab.anchor]):
             pass
         time.sleep(1)
         assert lab.anchor.alive

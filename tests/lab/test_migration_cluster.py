@@ -21,6 +21,8 @@ from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.migrations import (  # noqa: F401
     EDIT,
+    NORTHD,
+    SWITCHED,
     fail_to_migrate,
     last_arrival,
     meanwhile,
@@ -37,9 +39,6 @@ from tests.lab.migrations import (  # noqa: F401
 
 # All members are there again when a VM is gone.
 pytestmark = pytest.mark.usefixtures("cluster")
-
-# Seconds that ovn-northd may take to find the next leader: it pauses for up to 8 s in between.
-NORTHD = 40.0
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_with_all_members_the_move_is_coordinated(
 ) -> None:
     source.migrate(vm, target, meanwhile=lambda: wait_announced(lab, port, "hv2"))
 
-    wait_bound(lab, port, "hv1", 1)
+    wait_bound(lab, port, "hv1", SWITCHED)
     wait_well(lab, probe, port, "hv1")
 
 
@@ -112,6 +111,8 @@ def test_a_leader_that_is_lost_right_before_the_announcement_is_no_matter(
 
     def lose() -> None:
         wait_until(lambda: target.host.exists(AGENT_WAS_KILLED), 20, "an agent about to announce")
+        stat = f"/proc/{agent.pid}/stat"
+        wait_until(lambda: ") T " in target.host.read(stat), 20, "an agent that stands still")
         cluster.leader.kill()
         agent.resume()
 

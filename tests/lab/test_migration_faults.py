@@ -23,7 +23,9 @@ from tests.lab.harness.service import Service
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.migrations import (  # noqa: F401
     EDIT,
+    NORTHD,
     SOON,
+    SWITCHED,
     fail_to_migrate,
     is_untouched,
     last_arrival,
@@ -239,7 +241,7 @@ def test_when_the_northbound_server_is_back_the_next_migration_is_coordinated(
 
     target.migrate(vm, source)
 
-    wait_well(lab, probe, port, "hv2")
+    wait_well(lab, probe, port, "hv2", NORTHD)
     assert last_arrival(source).stderr == ""
 
 
@@ -255,7 +257,7 @@ def test_a_northbound_server_that_is_back_after_the_guest_has_the_port_follow_th
     source.migrate(vm, target, meanwhile=northbound.kill)
     northbound.start()
 
-    wait_well(lab, probe, port, "hv1")
+    wait_well(lab, probe, port, "hv1", NORTHD)
 
 
 def test_a_northbound_server_that_is_away_keeps_nobody_from_the_guest(
@@ -285,7 +287,7 @@ def test_a_northbound_server_that_is_back_after_a_failure_has_the_row_as_it_was(
     fail_to_migrate(source, target, vm, northbound.kill)
     northbound.start()
 
-    wait_well(lab, probe, port, "hv2")
+    wait_well(lab, probe, port, "hv2", NORTHD)
 
 
 def test_a_vm_that_comes_back_while_northd_hangs_is_announced(
@@ -323,7 +325,7 @@ def test_without_a_certificate_the_port_follows_and_it_is_told(
     wait_well(lab, probe, port, "hv1")
     assert hook.status == 0
     assert "is not coordinated: this host has no certificate" in hook.stderr
-    assert hook.seconds < 1
+    assert hook.seconds < 5  # nobody was waited for
 
 
 # ---- more than one -------------------------------------------------------------------------------
@@ -341,7 +343,7 @@ def test_two_vms_that_change_places_are_both_where_they_run(
     others = new_port()
     other = running(target, "emigrant", others)
 
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
 
     lab.at_once(
         lambda: source.migrate(vm, target, meanwhile=both.wait),
@@ -358,9 +360,9 @@ def test_a_vm_that_goes_there_and_back_often_is_bound_where_it_runs_each_time(
 ) -> None:
     for _ in range(5):
         source.migrate(vm, target)
-        wait_bound(lab, port, "hv1", 1)
+        wait_bound(lab, port, "hv1", SWITCHED)
         target.migrate(vm, source)
-        wait_bound(lab, port, "hv2", 1)
+        wait_bound(lab, port, "hv2", SWITCHED)
 
     wait_well(lab, probe, port, "hv2")
 
@@ -370,7 +372,7 @@ def test_a_tunnelled_migration_is_like_any_other(
 ) -> None:
     source.migrate(vm, target, flags=libvirt.VIR_MIGRATE_TUNNELLED)
 
-    wait_bound(lab, port, "hv1", 1)
+    wait_bound(lab, port, "hv1", SWITCHED)
     wait_well(lab, probe, port, "hv1")
 
 
@@ -389,7 +391,7 @@ def test_all_ports_of_a_vm_follow_over_one_connection(
     source.migrate(vm, target)
 
     for each in ports:
-        wait_bound(lab, each, "hv1", 1)
+        wait_bound(lab, each, "hv1", SWITCHED)
     for each in ports:
         wait_well(lab, probe, each, "hv1")
     log = agents[0].log()[said:]
@@ -417,6 +419,6 @@ def test_the_source_finishes_what_a_target_that_died_has_left(
 
     wait_until(lambda: target.host.exists(AGENT_WAS_KILLED), SOON, "an agent that was killed")
     assert row(lab, port)[0]["requested-chassis"] == "hv1"
-    wait_until(lambda: is_untouched(lab, port), 45, "an untouched row")
+    wait_until(lambda: is_untouched(lab, port), 75, "an untouched row")
     assert lab.central.bound_to(port.name) == "hv1"
-    assert probe.reaches(port.address)
+    wait_until(lambda: probe.reaches(port.address), SOON, "an answer of the guest")

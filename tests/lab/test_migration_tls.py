@@ -25,6 +25,7 @@ from tests.lab.harness.product import AGENT, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.migrations import (  # noqa: F401
+    SWITCHED,
     last_arrival,
     port,
     running,
@@ -41,8 +42,8 @@ from vif_driver.host.certificates import Credentials
 SETTINGS = f"[migration]\nnorthbound = ssl:{CENTRAL_ADDRESS}:6641\n"
 ENROLL = "enroll the host's certificates anew in the engine"
 RESTART = "then on this host: systemctl restart vif-agent"
-# Seconds within which a port works that is plugged anew.
-PLUG = 3.0
+# Seconds within which a port works that is plugged anew, on a busy computer.
+PLUG = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,7 @@ def test_by_tls_the_move_is_coordinated(
 ) -> None:
     source.migrate(vm, target, meanwhile=lambda: wait_announced(lab, port, "hv2"))
 
-    wait_bound(lab, port, "hv1", 1)
+    wait_bound(lab, port, "hv1", SWITCHED)
     wait_well(lab, probe, port, "hv1")
     assert last_arrival(target).stderr == ""
 
@@ -165,7 +166,7 @@ def test_by_tls_the_move_is_coordinated(
 def test_by_tls_the_guest_goes_on_answering(
     probe: Probe, source: Vdsm, target: Vdsm, vm: Vm, port: LogicalPort
 ) -> None:
-    with probe.ping(port.address) as pings:
+    with probe.ping(port.address, late=1.0) as pings:
         source.migrate(vm, target)
         wait_until(lambda: probe.reaches(port.address), PLUG, "an answer of the guest")
 
@@ -183,7 +184,7 @@ def test_with_a_bad_certificate_the_port_follows_and_it_is_told(
     vm: Vm,
     port: LogicalPort,
 ) -> None:
-    with probe.ping(port.address) as pings:
+    with probe.ping(port.address, late=1.0) as pings:
         source.migrate(vm, target)
         wait_until(lambda: probe.reaches(port.address), PLUG, "an answer of the guest")
 
@@ -191,7 +192,7 @@ def test_with_a_bad_certificate_the_port_follows_and_it_is_told(
     assert pings.outage < PLUG
     hook = last_arrival(target)
     assert hook.status == 0
-    assert hook.seconds < PLUG
+    assert hook.seconds < 5  # nobody was waited for
     assert re.search(f"is not coordinated: {fault.told}", hook.stderr)
     assert re.search(f"is not coordinated, .*: {fault.told}", agents[0].log())
 

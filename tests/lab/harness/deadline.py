@@ -9,11 +9,18 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Seconds that a question takes at most; where it takes longer, the computer stood still.
+_ROUND = 0.5
+# Seconds of standing still that are not counted, in all.
+_PAUSES = 10.0
+
 
 def wait_until(
     probe: Callable[[], T | None], timeout: float, what: str, interval: float = 0.02
 ) -> T:
     """Call ``probe`` until what it returns is true, and return that.
+
+    Time in which the computer was busy with something else, and nothing was asked, isn't counted.
 
     Args:
         probe: a cheap question; any false answer means "not yet".
@@ -24,11 +31,16 @@ def wait_until(
     Raises:
         TimeoutError: the deadline passed; the message says what was awaited.
     """
-    end = time.monotonic() + timeout
+    end, spare = time.monotonic() + timeout, _PAUSES
     while True:
+        begun = time.monotonic()
         answer = probe()
         if answer:
             return answer
-        if time.monotonic() >= end:
-            raise TimeoutError(f"{what}: not within {timeout:g} s (last answer: {answer!r})")
         time.sleep(interval)
+        now = time.monotonic()
+        took = now - begun - interval
+        if took > _ROUND:
+            end, spare = end + min(took, spare), max(spare - took, 0.0)
+        if now >= end:
+            raise TimeoutError(f"{what}: not within {timeout:g} s (last answer: {answer!r})")

@@ -119,7 +119,7 @@ class Lab:
         if self.ovn:
             for host in self.hosts:
                 if host.central is not None:
-                    self.central.wait_chassis(host.name)
+                    self.central.wait_chassis(host.name, 20 * host.patience)
 
     def at_once(self, *actions: Callable[[], object]) -> None:
         """Run actions at the same time, wait for all, and raise the first error."""

@@ -114,13 +114,20 @@ class OpenVSwitch:
 
     def vsctl(self, *arguments: str, timeout: float = 20.0) -> str:
         """Run ovs-vsctl and return its output."""
+        timeout *= self.machine.patience
         limit = f"--timeout={max(1, round(timeout))}"
         return self.machine.output(["ovs-vsctl", limit, *arguments], timeout=timeout + 5)
 
     def appctl(self, *arguments: str, timeout: float = 20.0) -> str:
         """Run ovs-appctl and return its output."""
+        timeout *= self.machine.patience
         limit = f"--timeout={max(1, round(timeout))}"
         return self.machine.output(["ovs-appctl", limit, *arguments], timeout=timeout + 5)
+
+    def wait_configured(self) -> None:
+        """Wait until ovs-vswitchd has done what the database says; it may not be connected yet."""
+        self.vsctl("add", "Open_vSwitch", ".", "other_config", "lab-asks=true")
+        self.vsctl("remove", "Open_vSwitch", ".", "other_config", "lab-asks")
 
     def add_bridge(self, name: str, *settings: str) -> None:
         """Add a bridge, if it isn't there, with columns like ``fail_mode=secure``."""

@@ -6,6 +6,9 @@ All are on one machine, with an address each: what is wanted of them is that one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from .command import CommandError
 from .deadline import wait_until
 from .ovn_central import DATABASES, SCHEMAS, Central, socket_of
 from .service import Service
@@ -62,6 +65,17 @@ class ClusteredCentral(Central):
     def asked(self, kind: str) -> Service:
         # ovn-nbctl tries each member once, and doesn't wait for one to lead.
         return self.leader if kind == self.kind else super().asked(kind)
+
+    def _control(self, tool: str, kind: str, arguments: Sequence[str], timeout: float) -> str:
+        def ask() -> str | None:
+            try:
+                return super(ClusteredCentral, self)._control(tool, kind, arguments, timeout) + "\n"
+            except CommandError as error:
+                if "connection failed" in error.stderr:
+                    return None  # another member has become the leader since that was looked up
+                raise
+
+        return wait_until(ask, 20, f"{self.name}: an answer to {tool}", 0.2)[:-1]
 
     def start_database(self, kind: str) -> None:
         if kind != self.kind:

@@ -29,7 +29,7 @@ class Pings:
         sent: requests, from the first one that was answered on.
         lost: those that no answer came to, however late.
         longest_gap: seconds between two answers, at most.
-        late: answers that took longer than :data:`LATE`.
+        late: answers that were of no use any more.
         outage: seconds for which no request was answered in time, at most.
         duplicates: answers beyond the first to a request.
     """
@@ -55,14 +55,21 @@ class Probe:
     name: str
 
     @contextmanager
-    def ping(self, address: str) -> Iterator[Pings]:
-        """Ping an address every :data:`INTERVAL`, from its first answer to the block's end.
+    def ping(
+        self, address: str, *, interval: float = INTERVAL, late: float = LATE
+    ) -> Iterator[Pings]:
+        """Ping an address, from its first answer to the block's end.
+
+        Args:
+            address: which.
+            interval: seconds between two requests.
+            late: seconds after which an answer is of no use any more.
 
         Raises:
             RuntimeError: it is not reached at all.
         """
         inside = ["ip", "netns", "exec", self.name]
-        command = [*inside, "timeout", "300", *PINGER, address, str(INTERVAL), str(LATE)]
+        command = [*inside, "timeout", "300", *PINGER, address, str(interval), str(late)]
         pings = Pings()
         with self.host.popen(command, stdin=subprocess.PIPE) as process:
             try:

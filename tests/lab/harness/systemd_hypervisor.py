@@ -218,6 +218,7 @@ class SystemdHypervisor(Hypervisor):
             The entries, oldest first, each with all its fields.
         """
         which = [f"{name}={value}" for name, value in fields.items()]
+        self.run(["journalctl", "--sync"], check=False)  # journald may not have read all of it yet
         command = ["journalctl", "--quiet", "--all", "--output=json", *(arguments or ["--boot"])]
         text = self.run([*command, *which], check=False).stdout
         return [json.loads(line) for line in text.splitlines()]

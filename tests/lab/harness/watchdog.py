@@ -8,27 +8,34 @@ client for an answer, and a thread that waits there for another program hears of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 
 from .anchor import Anchor
 
 
 class Watchdog:
-    """Cuts the power of all labs unless the block ends in time.
+    """Cuts the power of labs unless the block ends in time.
 
     What waits for a daemon of a lab goes on then with an error, and the test with it.
 
     Args:
         limit: seconds for the block.
         last_look: done before, while everything is still as it is.
+        anchors: of which labs; by default of all that there are then.
 
     Attributes:
         bit: whether the block took too long.
     """
 
-    def __init__(self, limit: float, last_look: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        limit: float,
+        last_look: Callable[[], object] = lambda: None,
+        anchors: Collection[Anchor] = Anchor.standing,
+    ) -> None:
         self.bit = False
+        self._anchors = anchors
         self._last_look = last_look
         self._timer = threading.Timer(limit, self._bite)
         self._timer.daemon = True
@@ -51,5 +58,5 @@ class Watchdog:
         try:
             self._last_look()
         finally:
-            for anchor in list(Anchor.standing):
+            for anchor in list(self._anchors):
                 anchor.cut()

@@ -20,7 +20,9 @@ ECHO_REQUEST, ECHO_REPLY = 8, 0
 HEADER = struct.Struct("!BBHHHI")
 IP_HEADER_LENGTH = 0x0F
 #: Seconds that an answer may take; the userspace datapath and its guests may be busy.
-PATIENCE = 3.0
+PATIENCE = 10.0
+#: Seconds by which a request may be late; if it is later, this program had no processor.
+STALL = 0.1
 
 
 def request(number: int, identity: int) -> bytes:
@@ -39,6 +41,13 @@ def answered(packet: bytes, identity: int) -> int | None:
         return None
     kind, _, _, theirs, _, number = HEADER.unpack_from(body)
     return number if (kind, theirs) == (ECHO_REPLY, identity) else None
+
+
+def unasked(begun: dict[int, float], interval: float, earlier: float, later: float) -> float:
+    """Give the seconds between two moments in which this program didn't get to send anything."""
+    moments = [moment for moment in begun.values() if earlier <= moment <= later]
+    waits = (after - before - interval for before, after in zip(moments, moments[1:]))
+    return sum(wait for wait in waits if wait > STALL)
 
 
 def main() -> None:
@@ -71,16 +80,20 @@ def main() -> None:
         if sys.stdin in readable:
             end = time.monotonic() + PATIENCE
         elif end is None and time.monotonic() >= due:
-            # The numbers begin with 0; what waits too long for the processor is made up for.
+            # The numbers begin with 0.
             begun[sent] = time.monotonic()
             line.send(request(sent, identity))
             sent += 1
-            due += interval
+            # What waited too long for the processor is not made up for: so many at once get lost.
+            due = max(due + interval, begun[sent - 1])
     times = sorted(answers.values())
     gaps = [later - earlier for earlier, later in zip(times, times[1:])]
     # Of requests that were answered in time the moments; between two of them nothing was heard.
     heard = [begun[number] for number in sorted(answers) if answers[number] - begun[number] <= late]
-    silences = [later - earlier - interval for earlier, later in zip(heard, heard[1:])]
+    silences = [
+        later - earlier - interval - unasked(begun, interval, earlier, later)
+        for earlier, later in zip(heard, heard[1:])
+    ]
     told = {
         "sent": sent - first,
         "lost": sent - first - len(answers),
