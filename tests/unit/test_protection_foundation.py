@@ -219,12 +219,20 @@ def test_the_largest_vnic_and_the_tunnels_overhead_make_the_needed_mtu(
     kinds: str, address: str, expected: int
 ) -> None:
     host = PaperHost(ovn_encap_ip=address.partition("/")[0], ovn_encap_type=kinds)
-    host.address(host.vlan(host.nic("eth0"), 3), address)
+    host.address(host.vlan(host.nic("eth0"), 3, mtu=9000), address)
     host.tap(1400)
     host.tap(1500, vnic_id=VNIC.replace("3c1ad1e9", "4c1ad1e9"))
     host.nic("vnet9", kind="tun", mtu=9000)
 
     assert host.foundation().needed_mtu("eth0") == expected
+
+
+def test_below_a_tunnels_end_no_more_is_needed_than_it_has() -> None:
+    host = PaperHost(ovn_encap_ip="192.0.2.1")
+    host.address(host.vlan(host.nic("eth0", mtu=9000), 3, mtu=1500), "192.0.2.1/24")
+    host.tap(1500)
+
+    assert host.foundation().needed_mtu("eth0") == 1500
 
 
 def test_without_a_vnic_no_mtu_is_needed() -> None:

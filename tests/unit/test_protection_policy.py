@@ -27,6 +27,8 @@ TUN = {
 BRIDGED = {**TUN, "bridged": True}
 DATA = {"bonding": "bond0", "vlan": 5, "mtu": 1500}
 OVS_NET = {"nic": "eth0", "vlan": 100, "switch": "ovs", "ipaddr": "192.0.2.1", "prefix": 24}
+MANAGEMENT = {"nic": "eth0", "ipaddr": "192.0.2.1", "prefix": 24, "mtu": 1500}
+STORAGE = {"nic": "eth0", "vlan": 7, "mtu": 9000}
 DUAL = {"nic": "eth0", "bridged": False, "ipv6addr": "2001:db8::1/64", "bootproto": "dhcp"}
 
 Expected = Optional[tuple[str, str]]
@@ -108,6 +110,44 @@ def two_ends() -> PaperHost:
     host.address(host.bridge("second", "eth1"), "198.51.100.1/24")
     host.network("first", nic="eth0", bridged=False, ipaddr="192.0.2.1", prefix="24")
     host.network("second", nic="eth1", ipaddr="198.51.100.1", netmask="255.255.255.0")
+    return host
+
+
+def bond_by_hand() -> PaperHost:
+    """Tunnels begin on bond0, which VDSM has not made and knows nothing of."""
+    host = PaperHost(ovn_encap_ip="192.0.2.1")
+    host.nic("eth0", "eth1", "eth4")
+    host.address(host.bond("bond0", "eth0", "eth1"), "192.0.2.1/24")
+    host.bridge("ovirtmgmt", "eth4")
+    host.network("ovirtmgmt", nic="eth4")
+    return host
+
+
+def beside_storage() -> PaperHost:
+    """Tunnels begin on the bridge ovirtmgmt, of 1500; below it eth0 has 9000 for VLAN 7."""
+    host = PaperHost(ovn_encap_ip="192.0.2.1")
+    host.nic("eth0", mtu=9000)
+    host.address(host.bridge("ovirtmgmt", "eth0"), "192.0.2.1/24")
+    host.change("eth0", mtu=9000)
+    host.bridge("storage", host.vlan("eth0", 7, mtu=9000), mtu=9000)
+    host.bridge("red", host.vlan("eth0", 8))
+    host.tap(1500)
+    host.network("ovirtmgmt", **MANAGEMENT)
+    host.network("storage", **STORAGE)
+    host.network("red", nic="eth0", vlan=8, mtu=1500)
+    return host
+
+
+def large_by_a_neighbour() -> PaperHost:
+    """Tunnels begin on eth0, which has 9000 for VLAN 7 alone: VDSM's network on it has 1500."""
+    host = PaperHost(ovn_encap_ip="192.0.2.1")
+    host.address(host.nic("eth0", mtu=9000), "192.0.2.1/24")
+    host.bridge("storage", host.vlan("eth0", 7, mtu=9000), mtu=9000)
+    host.bridge("red", host.vlan("eth0", 8))
+    host.tap(8900)
+    host.network("ovirtmgmt", **{**MANAGEMENT, "bridged": False})
+    host.network("storage", **STORAGE)
+    host.network("red", nic="eth0", vlan=8, mtu=1500)
     return host
 
 
@@ -432,6 +472,55 @@ ROWS: dict[Callable[[], PaperHost], list[Row]] = {
         refused(
             "below the second", "eth1", "would take eth1", {}, {"bond1": {"nics": ["eth1", "eth2"]}}
         ),
+    ],
+    bond_by_hand: [
+        refused(
+            "VDSM takes it over for a VLAN",
+            "bond0",
+            "bond 'bond0', new to VDSM, would lose its addresses",
+            {"x": {"bonding": "bond0", "vlan": 5}},
+            {"bond0": {"nics": ["eth0", "eth1"]}},
+        ),
+        refused(
+            "for other options",
+            "bond0",
+            "lose its addresses",
+            {},
+            {"bond0": {"nics": ["eth0", "eth1"], "options": "mode=1"}},
+        ),
+        refused(
+            "for a network with another address",
+            "bond0",
+            "other addresses than 192.0.2.1/24",
+            {"x": {"bonding": "bond0", "bridged": False, "ipaddr": "192.0.2.2", "prefix": 24}},
+            {"bond0": {"nics": ["eth0", "eth1"]}},
+        ),
+        passes(
+            "for one with its address",
+            {"x": {"bonding": "bond0", "bridged": False, "ipaddr": "192.0.2.1", "prefix": 24}},
+            {"bond0": {"nics": ["eth0", "eth1"]}},
+        ),
+        passes("another NIC's VLAN", {"x": {"nic": "eth4", "vlan": 5}}),
+    ],
+    beside_storage: [
+        passes("what made eth0 large goes", {"storage": REMOVE}),
+        passes("becomes as small as the bridge", {"storage": {**STORAGE, "mtu": 1500}}),
+        refused(
+            "the bridge becomes smaller",
+            "ovirtmgmt",
+            "from 1500 to 1400, and tunnels need 1500",
+            {"ovirtmgmt": {**MANAGEMENT, "mtu": 1400}},
+        ),
+    ],
+    large_by_a_neighbour: [
+        refused("that goes", "eth0", "from 9000 to 1500", {"storage": REMOVE}),
+        refused(
+            "while another is repeated",
+            "eth0",
+            "from 9000 to 1500",
+            {"storage": REMOVE, "ovirtmgmt": {**MANAGEMENT, "bridged": False}},
+        ),
+        passes("another goes", {"red": REMOVE}),
     ],
     in_ovs: [
         passes("one uplink of two", {"x": {"nic": "eth0"}}),

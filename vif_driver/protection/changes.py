@@ -287,6 +287,8 @@ class _Changes:
         if before is not None and before.switch != bond.switch:
             text = f"{who} would go from switch type {before.switch} to {bond.switch}"
             yield Change(What.REMOVED, bond.name, text)
+        if is_bond and before is None and self._running.networks:
+            yield self._of_adoption(bond, who)
         for member in self._snapshot.ports(bond.name) if is_bond else ():
             if member not in bond.members:
                 text = f"{who} would lose {member}"
@@ -296,6 +298,19 @@ class _Changes:
             link = self._snapshot.devices.get(member)
             if link is not None and link.master != bond.name:
                 yield Change(What.BONDED, member, f"{who} would take {member}")
+
+    def _of_adoption(self, bond: Bond, who: str) -> Change:
+        """Tell what becomes of a bond that somebody else has made.
+
+        VDSM takes over each bond that a network of the request stands on (network/canonicalize.py,
+        ``canonicalize_external_bonds_used_by_nets``), and one that is new to it gets no addresses
+        but those of the request's networks (nmstate/bond.py, ``is_new``).
+        """
+        heirs = (net for net in self._request.networks.values() if not net.remove)
+        heir = next((net for net in heirs if net.port == bond.name), None)
+        loss = "lose its addresses" if heir is None else "have other addresses"
+        text = f"{who}, new to VDSM, would {loss}"
+        return Change(What.ADDRESSED, bond.name, text, after=heir)
 
     # ---- sizes -------------------------------------------------------------------------------
 
@@ -319,7 +334,7 @@ class _Changes:
         return Change(What.SIZED, device, f"{who} would lower the MTU of {device}", mtu=mtu)
 
     def _size_of_base(self, network: Network) -> int:
-        wanted = self._wanted(network.base)
+        wanted = [other.mtu for other in self._standing_on(network.base)]
         if network.switch == OVS:
             wanted += [other.mtu for other in self._others(network.base)]
         else:
@@ -328,9 +343,11 @@ class _Changes:
 
     def _size_of_left_base(self, left: Network) -> int | None:
         """Give the MTU of a base that a network leaves; None if it stays as it is."""
-        wanted = self._wanted(left.base)
-        if wanted:
+        staying = self._standing_on(left.base)
+        if not all(map(self._running.repeats, staying)):
             return None  # what those networks make of it is told with them
+        if staying:
+            return self._size_of_base(staying[0])
         if left.switch == OVS:
             return max((other.mtu for other in self._others(left.base)), default=DEFAULT_MTU)
         vlans = self._vlan_sizes(left.base)
@@ -339,9 +356,10 @@ class _Changes:
             return max([DEFAULT_MTU, *vlans])
         return max(vlans) if vlans else None
 
-    def _wanted(self, base: str | None) -> list[int]:
+    def _standing_on(self, base: str | None) -> list[Network]:
+        """Give the request's networks on a device."""
         return [
-            network.mtu
+            network
             for network in self._request.networks.values()
             if network.base == base and not network.remove
         ]

@@ -182,6 +182,8 @@ class Foundation:
     def needed_mtu(self, device: str, purposes: Collection[Purpose] | None = None) -> int:
         """Give the MTU at which the largest packet of any vNIC here fits into every tunnel.
 
+        Where a tunnel's end has a smaller one already, no device below it needs more.
+
         Args:
             device: by which they go.
             purposes: those that count; all if None.
@@ -189,14 +191,20 @@ class Foundation:
         Returns:
             Bytes; 0 if nothing needs any.
         """
-        rooms = [
-            overhead(kind, purpose.address.ip.version)
+        rooms = {
+            purpose: max(overhead(kind, purpose.address.ip.version) for kind in purpose.kinds)
             for purpose in self.carried(device)
-            if purpose.address is not None and (purposes is None or purpose in purposes)
-            for kind in purpose.kinds
-        ]
+            if purpose.address is not None and purpose.kinds
+            if purposes is None or purpose in purposes
+        }
         largest = self._largest_vnic_mtu() if rooms else 0
-        return largest + max(rooms) if largest else 0
+        if not largest:
+            return 0
+        ends = {end: self.snapshot.devices.get(end.device) for end in rooms}
+        return max(
+            largest + room if (link := ends[end]) is None else min(largest + room, link.mtu)
+            for end, room in rooms.items()
+        )
 
     def broken(self, lost: Iterable[tuple[str | None, str]]) -> dict[Purpose, list[str]]:
         """Tell what takes the ground from under something.
