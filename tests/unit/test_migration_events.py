@@ -294,6 +294,17 @@ def test_a_vnic_that_is_refused_ends_the_arrival(vdsm: Vdsm) -> None:
     assert vdsm.coordinator.told == [("arriving", VNIC_ID), ("cancel", VM_ID)]
 
 
+def test_a_vnic_that_is_refused_at_once_ends_the_arrival_of_its_vms_other_vnics(
+    vdsm: Vdsm, devices: set[str]
+) -> None:
+    vdsm.says(ARRIVING, SECOND)
+    devices.add(TAP)
+
+    vdsm.says(ARRIVING, FIRST)
+
+    assert vdsm.coordinator.told == [("arriving", SECOND), ("cancel", VM_ID)]
+
+
 def test_a_vnic_that_is_refused_leaves_no_devices(neutrons: Vdsm, steps: list[str]) -> None:
     neutrons.config = HYBRID
     neutrons.coordinator.refusal = HostError("no", "see")

@@ -364,6 +364,17 @@ def test_events_are_counted_and_have_libvirt_asked_about_their_vm(on_stage: OnSt
     assert on_stage(scenario) == (2, 1, [VM_ID, VM_ID])
 
 
+@pytest.mark.parametrize("vm_id", ["", "no-uuid", "x" * 60_000])
+def test_of_what_is_no_vm_libvirt_is_not_asked(on_stage: OnStage, vm_id: str) -> None:
+    async def scenario(stage: Stage) -> list[str]:
+        stage.reporter.answered(
+            Request("before_nic_hotplug", {"vmId": vm_id}, b""), Reply(status=2)
+        )
+        return stage.looks.outdated
+
+    assert on_stage(scenario) == []
+
+
 def metric(path: Path, name: str) -> float | None:
     lines = path.read_text().splitlines() if path.exists() else []
     found = [float(line.split()[1]) for line in lines if line.startswith(f"{name} ")]

@@ -14,7 +14,7 @@ import pytest
 from vif_driver.agent import survey
 from vif_driver.agent.survey import Survey
 from vif_driver.config import Config
-from vif_driver.errors import Unavailable
+from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import Host
 from vif_driver.host.domains import Domain, Domains, Listener
 from vif_driver.host.ovsdb import Ovsdb
@@ -28,6 +28,7 @@ from .inspected_host import a_vm, add_plugged, an_interface, virtualport
 
 SHORT = VNIC_ID[:11]
 TAP = f"tap{SHORT}"
+UNTOLD = "0" + VM_ID[1:]
 OF_OVN = a_vm(an_interface("br-int", TAP, more=virtualport(VNIC_ID)))
 
 
@@ -38,6 +39,7 @@ class Libvirt:
         vms: what it has.
         connected: whether there is a connection.
         deaf: it answers no more.
+        refuses: the VMs that it tells nothing of.
         questions: what it was asked: a VM's id, or None for all.
     """
 
@@ -45,6 +47,7 @@ class Libvirt:
         self.vms: dict[str, Domain] = {}
         self.connected = True
         self.deaf = False
+        self.refuses: set[str] = set()
         self.questions: list[str | None] = []
         self._listeners: list[Listener] = []
 
@@ -68,6 +71,8 @@ class Libvirt:
         self.questions.append(what)
         if self.deaf:
             raise Unavailable("libvirt does not answer", "restart libvirtd")
+        if what in self.refuses:
+            raise HostError("libvirt refuses to tell about it", "see libvirtd's log")
 
 
 @dataclasses.dataclass
@@ -245,6 +250,18 @@ def test_what_vdsm_plugs_into_a_vm_is_seen(on_stage: OnStage) -> None:
         return len(await stage.vnics())
 
     assert on_stage(scenario) == 1
+
+
+def test_a_vm_that_libvirt_tells_nothing_of_hides_no_other(on_stage: OnStage) -> None:
+    async def scenario(stage: Stage) -> tuple[int, list[str]]:
+        await stage.settle()
+        stage.libvirt.vms[VM_ID] = OF_OVN
+        stage.libvirt.refuses.add(UNTOLD)
+        stage.libvirt.tell(UNTOLD)
+        stage.libvirt.tell(VM_ID)
+        return len(await stage.vnics()), sorted(filter(None, stage.libvirt.questions))
+
+    assert on_stage(scenario) == (1, sorted([UNTOLD, VM_ID]))
 
 
 def test_while_libvirt_is_away_what_it_said_last_counts(on_stage: OnStage) -> None:

@@ -15,12 +15,13 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from vif_driver import vnic
 from vif_driver.agent.readiness import Readiness
 from vif_driver.agent.reconcile import Reconciler
 from vif_driver.agent.survey import Survey
 from vif_driver.agent.switchover import Switchover
 from vif_driver.config import Config
-from vif_driver.errors import HostError, Unavailable
+from vif_driver.errors import BadRequest, HostError, Unavailable
 from vif_driver.host import (
     Host,
     kernel,
@@ -127,9 +128,10 @@ class Reporter:
         """Take note of an event of VDSM's that was not about a report."""
         self.events += 1
         self.events_failed += reply.status != 0
-        vm_id = request.properties.get("vmId")
-        if vm_id:
-            self._survey.outdated(vm_id.lower())
+        with contextlib.suppress(BadRequest):  # which is what the caller was answered
+            vm_id = vnic.parse_vm_id(request.properties.get("vmId"))
+            if vm_id is not None:
+                self._survey.outdated(vm_id)
         self._publish_soon(PERIOD)
 
     # ---- what VDSM asks for; see events.host.Reporter ----------------------------------------

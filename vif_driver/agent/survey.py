@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from vif_driver import marks
 from vif_driver.config import Config
-from vif_driver.errors import HostError
+from vif_driver.errors import HostError, Unavailable
 from vif_driver.host import Host, kernel, link_events, ovn_controller
 from vif_driver.host.domains import Domain, Domains
 from vif_driver.marks import Owner
@@ -161,18 +161,28 @@ class Survey:
         whole, self._all_outdated = self._all_outdated, False
         wanted, self._outdated = self._outdated, set()
         self._not_before = asyncio.get_running_loop().time() + RETRY
+        domains: list[Domain | None] = []
+        untold: set[str] = set()
         try:
-            domains: list[Domain | None] = []
             if whole:
                 domains += await self._domains.all()
-            else:
-                domains += [await self._domains.get(vm_id) for vm_id in sorted(wanted)]
+            for vm_id in () if whole else sorted(wanted):
+                try:
+                    domains.append(await self._domains.get(vm_id))
+                except Unavailable:
+                    raise
+                except HostError as error:  # of this one alone
+                    log.debug("what is known of VM %s may be out of date: %s", vm_id, error)
+                    untold.add(vm_id)
         except HostError as error:
             log.debug("what is known of the VMs may be out of date: %s", error)
             self._all_outdated = self._all_outdated or whole
             self._outdated |= wanted
             return
-        self._not_before = -math.inf
+        self._outdated |= untold
+        wanted -= untold
+        if not untold:
+            self._not_before = -math.inf
         known = {} if whole or self._vms is None else dict(self._vms)
         for vm_id in wanted:
             known.pop(vm_id, None)

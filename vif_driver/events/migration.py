@@ -101,18 +101,26 @@ class MigrationEvents:
         identity = vnic.identify(request.properties)
         if identity.vm_id is None:
             raise BadRequest("VDSM did not say which VM arrives", "migrate it through VDSM")
+        async with Undo() as undo:
+            if self._coordinator is not None:
+                # One vNIC that is refused ends the migration of the VM.
+                cancel = functools.partial(self._coordinator.cancel, identity.vm_id)
+                undo.on_failure("arrival", cancel)
+            return await self._have_ready(request, identity, interface)
+
+    async def _have_ready(
+        self, request: Request, identity: VnicIdentity, interface: Interface | None
+    ) -> Reply:
         if self._trouble is not None:
             raise ConfigError(self._trouble.what, self._trouble.remedy)
         attachment = self._choose(request, identity, interface)
         subject = _as_far_as_known(request, identity, interface)
         message = ""
+        # What was made is taken back while it is still this vNIC's turn.
         async with self._turns.of(subject.tap), Undo() as undo:
             await self._vacancy.require_unused(subject)
             await self._vacancy.clear(subject)
             if self._coordinator is not None:
-                # One vNIC that is refused ends the migration of the VM.
-                cancel = functools.partial(self._coordinator.cancel, identity.vm_id)
-                undo.on_failure("arrival", cancel)
                 self._expect(subject)
             await attachment.expect(subject, undo)
             if isinstance(subject, Vnic):
