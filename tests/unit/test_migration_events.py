@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,6 +20,7 @@ from vif_driver.config import Config, FirewallDriver
 from vif_driver.errors import ConfigError, HostError
 from vif_driver.events import Events
 from vif_driver.host import Host
+from vif_driver.host.ovsdb import Ovsdb, Port
 from vif_driver.host.starts import FORGOTTEN, Start, Starts, uptime
 from vif_driver.interface_xml import Connection, Interface
 from vif_driver.vnic import Plugin, Vnic, VnicIdentity
@@ -86,6 +89,7 @@ class Vdsm:
         self.trouble: ConfigError | None = None
         self.coordinator = Coordinator()
         self.properties = properties
+        self.ovsdb: Ovsdb | None = None
 
     def says(
         self, event: str, vnic_id: str = VNIC_ID, data: bytes = b"", *, agent: bool = True
@@ -93,7 +97,7 @@ class Vdsm:
         """Have an agent (or the stand-in) answer an event."""
 
         async def main() -> Reply:
-            host = Host(domains=self.vms.domains)
+            host = Host(ovsdb=self.ovsdb, domains=self.vms.domains)
             readiness = Readiness(self.config, host, self.vms.domains, self.starts)
             events = Events(
                 self.config,
@@ -494,6 +498,36 @@ def test_that_a_vm_has_arrived_is_told(vdsm: Vdsm, devices: set[str]) -> None:
 
     assert vdsm.says(ARRIVED) == Reply()
     assert vdsm.coordinator.told == [("arrived", VNIC_ID)]
+
+
+class Ports:
+    """Stands in for host.ovsdb.Ovsdb: one port of libvirt's."""
+
+    def __init__(self, **external_ids: str) -> None:
+        ids = {key.replace("_", "-"): value for key, value in external_ids.items()}
+        self._port = Port("vnet7", "br-int", None, ids, ofport=3, error=None)
+
+    def ports(self) -> list[Port]:
+        return [self._port]
+
+
+def test_a_vnic_that_an_older_driver_plugged_has_arrived_under_its_old_name(
+    vdsm: Vdsm, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    vdsm.ovsdb = cast(Ovsdb, Ports(iface_id=VNIC_ID, vm_id=VM_ID))
+
+    assert vdsm.says(ARRIVED) == Reply()
+    assert "an older driver plugged it, as vnet7" in caplog.text
+
+
+@pytest.mark.parametrize("vnic_id, vm_id", [(VNIC_ID, OTHER_VM), (SECOND, VM_ID)])
+def test_the_port_of_another_vnic_is_none_of_this_one(vdsm: Vdsm, vnic_id: str, vm_id: str) -> None:
+    vdsm.ovsdb = cast(Ovsdb, Ports(iface_id=vnic_id, vm_id=vm_id))
+
+    reply = vdsm.says(ARRIVED)
+
+    assert reply.status == 1 and "nothing of the vNIC is there" in reply.message
 
 
 def test_libvirts_work_is_checked_when_a_vm_has_arrived(

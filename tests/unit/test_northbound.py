@@ -188,7 +188,7 @@ def test_of_two_thousand_ports_two_are_sent(server: NorthboundServer) -> None:
 
 def test_one_more_port_can_be_asked_for_later(server: NorthboundServer) -> None:
     async def include(database: Northbound) -> bool:
-        database.include("port2")
+        database.include(["port2"])
         return await database.wait(lambda: set(database.ports()) == {"port1", "port2"}, 5)
 
     assert connected([server.inet], include, ports=["port1"])

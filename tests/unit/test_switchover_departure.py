@@ -369,6 +369,21 @@ def test_more_than_a_host_can_have_are_not_watched_and_it_is_logged(
     assert f"{more}: its move is not watched from here: 1 vNICs" in caplog.text
 
 
+def test_more_than_a_vm_can_have_are_not_watched_and_it_is_logged(
+    play: Play, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(departures, "MAX_OF_VM", 1)
+
+    async def scenario(moving: Moving) -> Any:
+        moving.vms.states = {VM_ID: State.RUNNING}
+        moving.agent.leaving(FIRST)
+        moving.agent.leaving(SECOND)
+        return {vm: set(one.ids) for vm, one in moving.departures.items()}
+
+    assert play(scenario) == {VM_ID: {FIRST.id}}
+    assert f"{SECOND}: its move is not watched from here: 1 vNICs" in caplog.text
+
+
 def test_there_is_room_again_when_a_vm_has_left(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 LEAVING_LOOK = 15.0
 LEAVING_LOOKS = 4
 
-#: More vNICs than a host can have; whoever says so could name any VM.
+#: More vNICs than a host can have, and than a VM can; whoever says so could name any.
 MAX_LEAVING = 4096
+MAX_OF_VM = 64
 
 _EVENT = "migration"
 
@@ -88,11 +89,13 @@ class Departures:
             return
         earlier = self._departures.get(subject.vm_id)
         ids = frozenset() if earlier is None else earlier.ids
-        if subject.id not in ids and self._count() >= MAX_LEAVING:
+        counts = {MAX_OF_VM: len(ids), MAX_LEAVING: self._count()}
+        exceeded = [limit for limit, count in counts.items() if count >= limit]
+        if subject.id not in ids and exceeded:
             log.warning(
                 "%s: its move is not watched from here: %d vNICs are about to leave already",
                 subject,
-                MAX_LEAVING,
+                exceeded[0],
                 extra=about(subject, event=_EVENT),
             )
             return

@@ -119,8 +119,7 @@ class Standstill:
         return northbound
 
     def _include(self, northbound: Northbound) -> None:
-        for name in sorted(set().union(*self._leaving.values())):
-            northbound.include(name)
+        northbound.include(sorted(set().union(*self._leaving.values())))
 
     def _disconnect(self) -> None:
         connecting, self._connecting = self._connecting, None

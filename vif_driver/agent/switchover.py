@@ -504,8 +504,7 @@ class Switchover:
             if arrival.over:
                 arrival.disconnect()
                 raise _not_any_more(arrival.vm_id)
-            for name in more:
-                arrival.northbound.include(name)
+            arrival.northbound.include(more)
             return arrival.northbound
 
     async def _persist(self, attempt: Callable[[], Coroutine[Any, Any, None]], vm_id: str) -> None:

@@ -20,7 +20,7 @@ from vif_driver.events.nic import NicEvents
 from vif_driver.events.turns import Turns
 from vif_driver.events.vacancy import Vacancy
 from vif_driver.events.vm import Starting
-from vif_driver.host import Host
+from vif_driver.host import Host, kernel
 from vif_driver.host.starts import FORGOTTEN, Start, Starts
 from vif_driver.interface_xml import Interface, interface_if_any
 from vif_driver.journal import about
@@ -141,6 +141,11 @@ class MigrationEvents:
         subject = self._nic.identify(request)
         if self._coordinator is not None:
             self._coordinator.arrived(subject)
+        name = self._other_name(subject)
+        if name is not None:
+            extra = about(subject, event=request.event)
+            log.info("%s: an older driver plugged it, as %s", subject, name, extra=extra)
+            return Reply()
         return await self._nic.plugged(request)
 
     async def left(self, request: Request) -> Reply:
@@ -167,6 +172,18 @@ class MigrationEvents:
                 return way
         groups = vnic.parse_security_groups(request.properties.get("security_groups"))
         return attachments.choose(identity, groups, self._config, self._host)
+
+    def _other_name(self, subject: VnicIdentity) -> str | None:
+        """Give the name that libvirt has chosen for a vNIC's tap, if it isn't ours.
+
+        Older drivers name no tap in the XML, with which a VM that they started also comes here.
+        """
+        ovsdb = self._host.ovsdb
+        if ovsdb is None or kernel.has_device(subject.tap):
+            return None
+        wanted = {"iface-id": subject.id, "vm-id": subject.vm_id}.items()
+        found = (port for port in ovsdb.ports() if wanted <= port.external_ids.items())
+        return next((port.name for port in found), None)
 
     def _expect(self, subject: VnicIdentity) -> None:
         assert subject.vm_id is not None  # noqa: S101, asked before

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ovs.db.idl
@@ -179,10 +179,11 @@ class Northbound:
         """
         return self.ports().get(name)
 
-    def include(self, name: str) -> None:
-        """Have the row of one more port sent; it is there a moment later."""
-        if name not in self._ports:
-            self._ports.append(name)
+    def include(self, names: Iterable[str]) -> None:
+        """Have the rows of more ports sent; they are there a moment later."""
+        more = [name for name in names if name not in self._ports]
+        if more:
+            self._ports.extend(more)
             self._idl.cond_change(_TABLE, [["name", "==", port] for port in self._ports])
             self._opened.poke()
 

@@ -308,8 +308,9 @@ class _Changes:
         """
         heirs = (net for net in self._request.networks.values() if not net.remove)
         heir = next((net for net in heirs if net.port == bond.name), None)
-        loss = "lose its addresses" if heir is None else "have other addresses"
-        text = f"{who}, new to VDSM, would {loss}"
+        text = f"{who}, new to VDSM, would lose its addresses"
+        if heir is not None:
+            text = f"{who}, new to VDSM, would have other addresses"
         return Change(What.ADDRESSED, bond.name, text, after=heir)
 
     # ---- sizes -------------------------------------------------------------------------------
