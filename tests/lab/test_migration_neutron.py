@@ -126,11 +126,12 @@ def test_the_devices_of_a_hybrid_are_what_they_were(
     wait_until(lambda: link(target.host) == before, COMPLETE, "the same devices")
 
 
-def test_there_and_back(source: Vdsm, target: Vdsm, vm: Vm) -> None:
+def test_there_and_back_and_again(source: Vdsm, target: Vdsm, vm: Vm) -> None:
     before = devices(source.host)
 
-    source.migrate(vm, target)
-    target.migrate(vm, source)
+    for _ in range(5):
+        source.migrate(vm, target)
+        target.migrate(vm, source)
 
     wait_until(lambda: devices(source.host) == before, COMPLETE, "the same devices")
     assert devices(target.host) == set()
