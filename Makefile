@@ -98,7 +98,7 @@ check-unit: deps ## the fast tests, on this machine's python3, on EL9's librarie
 	$(call unit-tests,$(LATEST))
 
 check-lab: deps ## the tests on real Open vSwitch, OVN, libvirt, QEMU and Neutron (RECHECK=no)
-	$(lab-tests) --durations=20 --durations-min=10 || { [ "$(RECHECK)" = yes ] && \
+	$(lab-tests) --cache-clear --durations=20 --durations-min=10 || { [ $$?$(RECHECK) = 1yes ] && \
 	    echo "*** What failed is run once more, in labs of its own:" && \
 	    $(lab-tests) --last-failed --last-failed-no-failures none; }
 
