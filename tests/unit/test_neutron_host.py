@@ -24,6 +24,8 @@ from vif_driver.host.units import Unit
 
 ETH0 = Device("eth0", "", 1500, None, None, None, None, 0)
 TAP = Device("tap1", "tun", 1500, "brq1", None, None, None, 0)
+VNIC = SwitchInterface("tap1", "", "tap1", "br-int", vnic_id="3c1a")
+IPS = tuple(ipaddress.ip_address(f"192.0.2.{number}") for number in (1, 2))
 
 
 class Host:
@@ -64,15 +66,17 @@ class Host:
             raise Unavailable("Open vSwitch's database does not answer", "start it")
         return self.switch
 
-    def configure(self, wish: Wish, agent: str | None = None) -> tuple[list[str], list[str]]:
+    def configure(
+        self, wish: Wish, agent: str | None = None, *, force: bool = False
+    ) -> tuple[list[str], list[str]]:
         """Rehearse it; gives what would be done, and what is said besides."""
         rehearsal = Rehearsal()
-        notes = neutron_host.configure(rehearsal, wish, agent, None, self.state)
+        notes = neutron_host.configure(rehearsal, wish, agent, None, self.state, force=force)
         return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
 
-    def undo(self) -> tuple[list[str], list[str]]:
+    def undo(self, *, force: bool = False) -> tuple[list[str], list[str]]:
         rehearsal = Rehearsal()
-        notes = neutron_host.undo(rehearsal, self.state)
+        notes = neutron_host.undo(rehearsal, self.state, force=force)
         return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
 
 
@@ -196,6 +200,116 @@ def test_a_restart_that_would_cut_vms_off_is_refused(host: Host) -> None:
     )
 
 
+# ---- whom it would cut off -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def serving(host: Host) -> Host:
+    """A host that the Open vSwitch agent serves, with a VM."""
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.addresses = tuple(Address(ip, 24, "eth0", lasting=True) for ip in IPS)
+    host.write(
+        OPEN_VSWITCH.file,
+        "[ovs]\nbridge_mappings = p1:br-ex, p2 : br-2\nlocal_ip = 192.0.2.1\n"
+        "[agent]\ntunnel_types = vxlan,gre\n",
+    )
+    uplinks = [SwitchInterface(f"eth{n}", "", f"eth{n}", f"br-{n}") for n in (2, 3)]
+    host.switch = Switch(interfaces=[VNIC, *uplinks])
+    return host
+
+
+@pytest.mark.parametrize(
+    ("wish", "lost"),
+    [
+        (Wish(integration_bridge="br-new"), "integration bridge br-int"),
+        (Wish(bridges={}), "p1:br-ex, p2:br-2"),
+        (Wish(bridges={"p1": "br-3", "p2": "br-2"}), "p1:br-ex"),
+        (Wish(tunnel_ip=IPS[1]), "vxlan tunnels from 192.0.2.1, gre tunnels from 192.0.2.1"),
+        (Wish(tunnel_types=("vxlan",)), "gre tunnels from 192.0.2.1"),
+    ],
+)
+def test_vms_keep_their_ways_out(serving: Host, wish: Wish, lost: str) -> None:
+    assert refusal(serving, wish) == (
+        "vNIC 3c1a of a VM is on br-int and would be cut off: Neutron's Open vSwitch agent would "
+        f"no longer have {lost}; migrate or stop the VMs with external networks first, or say "
+        "--force"
+    )
+
+
+def test_unless_that_is_meant(serving: Host) -> None:
+    done, _ = serving.configure(Wish(bridges={}), force=True)
+
+    assert f"{OPEN_VSWITCH.file}: [ovs] bridge_mappings = " in done
+
+
+def test_or_there_are_none(serving: Host) -> None:
+    serving.switch = Switch()
+
+    done, _ = serving.configure(Wish(bridges={}))
+
+    assert f"{OPEN_VSWITCH.unit} was restarted" in done
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(bridges={"p2": "br-2", "p1": "br-ex", "p3": "br-3"}),
+        Wish(tunnel_types=("gre", "vxlan", "geneve")),
+        Wish(integration_bridge="br-int"),
+    ],
+)
+def test_more_ways_out_cut_nobody_off(serving: Host, wish: Wish) -> None:
+    done, _ = serving.configure(wish)
+
+    assert f"{OPEN_VSWITCH.unit} was restarted" in done
+
+
+def test_an_agent_that_is_to_be_beside_ovn_leaves_its_vms_alone(host: Host) -> None:
+    host.switch = Switch({"ovn-remote": "tcp:192.0.2.9:6642"}, [VNIC])
+
+    done, _ = host.configure(Wish(integration_bridge="br-n"))
+
+    assert f"{OPEN_VSWITCH.file}: [ovs] integration_bridge = br-n" in done
+
+
+@pytest.fixture
+def serving_on_linux_bridges(host: Host) -> Host:
+    """A host that the Linux bridge agent serves, with a VM."""
+    host.installed = {LINUX_BRIDGE.unit: True}
+    host.addresses = tuple(Address(ip, 24, "eth9", lasting=True) for ip in IPS)
+    host.devices["eth1"] = ETH0._replace(name="eth1")
+    host.devices["tap1"] = TAP
+    host.write(
+        LINUX_BRIDGE.file,
+        "[linux_bridge]\nphysical_interface_mappings = p1:eth0\n[vxlan]\nlocal_ip = 192.0.2.1\n",
+    )
+    return host
+
+
+@pytest.mark.parametrize(
+    ("wish", "lost"),
+    [
+        (Wish(interfaces={"p1": "eth1"}), "p1:eth0"),
+        (Wish(tunnel_ip=IPS[1]), "vxlan tunnels from 192.0.2.1"),
+        (Wish(tunnel_types=()), "vxlan tunnels from 192.0.2.1"),
+    ],
+)
+def test_so_do_vms_on_linux_bridges(serving_on_linux_bridges: Host, wish: Wish, lost: str) -> None:
+    assert refusal(serving_on_linux_bridges, wish).startswith(
+        "tap1 of a VM is on brq1 and would be cut off: Neutron's Linux bridge agent would no "
+        f"longer have {lost}; "
+    )
+
+
+def test_a_restart_that_drops_flows_can_be_meant(host: Host) -> None:
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.write(OPEN_VSWITCH.file, "[agent]\ndrop_flows_on_start = true\n")
+
+    done, _ = host.configure(BRIDGES, force=True)
+
+    assert done[-1] == f"{OPEN_VSWITCH.unit} was restarted"
+
+
 # ---- what is said besides ------------------------------------------------------------------------
 
 
@@ -278,7 +392,7 @@ def test_what_somebody_else_has_changed_since_stays(host: Host) -> None:
 
 @pytest.mark.usefixtures("past")
 def test_a_host_with_vms_is_not_undone(host: Host) -> None:
-    host.switch = Switch(interfaces=[SwitchInterface("tap1", "", "tap1", "br-int", vnic_id="3c1a")])
+    host.switch = Switch(interfaces=[VNIC])
 
     with pytest.raises(VifError, match="vNIC 3c1a of a VM is on br-int and would be cut off"):
         host.undo()
@@ -339,3 +453,11 @@ def test_nor_is_one_with_vms_on_linux_bridges(host: Host) -> None:
 
     with pytest.raises(VifError, match="tap1 of a VM is on brq1 and would be cut off"):
         host.undo()
+
+
+def test_it_is_undone_all_the_same_if_that_is_meant(host: Host, past: neutron_past.Past) -> None:
+    host.switch = Switch(interfaces=[VNIC])
+
+    done, _ = host.undo(force=True)
+
+    assert f"{past.services[0].unit} does not run" in done

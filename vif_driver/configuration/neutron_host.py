@@ -14,6 +14,7 @@ from vif_driver.configuration import (
     neutron,
     neutron_connected,
     neutron_past,
+    neutron_vms,
     record,
     services,
 )
@@ -68,6 +69,8 @@ def configure(
     agent_name: str | None,
     wait: float | None,
     folder: Path | None = None,
+    *,
+    force: bool,
 ) -> list[str]:
     """Have an agent of Neutron's serve this host.
 
@@ -78,6 +81,7 @@ def configure(
         wait: seconds that an agent that is started has to connect to the message queue; None if
             nobody waits for it, which in a rehearsal nobody may.
         folder: where it is noted what was before; that of the host if not given.
+        force: whichever VMs lose their networks by it.
 
     Returns:
         What else is to be said.
@@ -90,15 +94,14 @@ def configure(
     agent, unit = _find_agent(wish, agent_name)
     files = Files(agent, neutron_agent.FOLDER)
     there = _switch(agent)
+    before = neutron_vms.ways_out(agent, files)
     plan = neutron.decide(wish, agent, files, snapshot.take(), there)
     edits, options = _edit(plan, files)
     restart = Restart(agent.unit) if options and unit.is_active else None
-    cut = neutron.would_cut(files) if restart is not None and agent is OPEN_VSWITCH else None
-    if cut is not None:
-        raise HostError(
-            f"{agent.title} has to be restarted, which would cut all VMs off ({cut})",
-            f"set it to false in {neutron_agent.FOLDER / agent.file}",
-        )
+    if not force:
+        neutron_vms.refuse_loss(before, neutron_vms.ways_out(agent, files))
+        if restart is not None:
+            neutron_vms.refuse_restart(agent, files)
     if restart is not None:
         changes.note(restart)
     made = [name for name in dict.fromkeys(plan.bridges) if name not in there.by_bridge]
@@ -127,7 +130,7 @@ def configure(
     return [*_dead_ends(plan, there, wish), *_other_bridge(plan), *_readable(wish)]
 
 
-def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
+def undo(changes: Transaction, folder: Path | None = None, *, force: bool) -> list[str]:
     """Make the host what it was before it became one of Neutron's.
 
     What somebody else has changed since stays.
@@ -135,6 +138,7 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     Args:
         changes: as for :func:`configure`.
         folder: as there.
+        force: as there.
 
     Returns:
         What stays, and why.
@@ -146,7 +150,8 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     past = neutron_past.load(folder)
     if past is None:
         return ["nothing here was configured by vifctl configure neutron"]
-    _see_that_unused(past)
+    if not force:
+        neutron_vms.refuse_end(past)
     notes: list[str] = []
     edits = list(_revert(past.options, notes))
     restarts = [Restart(service.unit) for service in past.services if service.active and edits]
@@ -259,27 +264,6 @@ def _other_bridge(plan: Plan) -> Iterable[str]:
         yield (
             f"{config.PATH} has [host] integration_bridge = {ours}: vNICs are plugged into that "
             f"one; set it to {plan.integration_bridge}"
-        )
-
-
-def _see_that_unused(past: Past) -> None:
-    stopped = {service.unit for service in past.services if not service.active}
-    if OPEN_VSWITCH.unit in stopped or past.bridges:
-        configured = neutron_agent.underlay().integration_bridge
-        for name in {*past.bridges, configured or neutron.INTEGRATION_BRIDGE}:
-            _refuse(bridges.users(name), name)
-    if neutron.LINUX_BRIDGE.unit in stopped:
-        kernel = snapshot.take()
-        for device in kernel.devices.values():
-            if device.kind == "tun" and (device.master or "").startswith("brq"):
-                _refuse(device.name, str(device.master))
-
-
-def _refuse(user: str | None, bridge: str) -> None:
-    if user is not None:
-        raise HostError(
-            f"{user} of a VM is on {bridge} and would be cut off",
-            "migrate or stop the VMs with external networks first",
         )
 
 
