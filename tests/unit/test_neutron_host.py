@@ -461,3 +461,49 @@ def test_it_is_undone_all_the_same_if_that_is_meant(host: Host, past: neutron_pa
     done, _ = host.undo(force=True)
 
     assert f"{past.services[0].unit} does not run" in done
+
+
+def test_vms_keep_a_network_card_that_was_added(made: Host) -> None:
+    past = neutron_past.Past(uplinks=(("br-ex", "eth0"),))
+    (made.state / neutron_past.NAME).write_bytes(past.content())
+    made.switch = Switch(interfaces=[VNIC])
+
+    with pytest.raises(VifError, match="vNIC 3c1a of a VM is on br-int and would be cut off"):
+        made.undo()
+
+
+@pytest.fixture
+def served_before(host: Host) -> Host:
+    """A host that an agent served before it was configured, and serves still."""
+    options = (
+        neutron_past.PastOption(OPEN_VSWITCH.file, "ovs", "bridge_mappings", None, "p1:br-ex"),
+    )
+    services = (neutron_past.PastService(OPEN_VSWITCH.unit, active=True, enabled=True),)
+    past = neutron_past.Past(options, services)
+    (host.state / neutron_past.NAME).write_bytes(past.content())
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.write(OPEN_VSWITCH.file, "[ovs]\nbridge_mappings = p1:br-ex\n")
+    return host
+
+
+def test_an_agent_that_goes_on_is_restarted(served_before: Host) -> None:
+    done, _ = served_before.undo()
+
+    assert done[-1] == f"{OPEN_VSWITCH.unit} was restarted"
+
+
+def test_vms_keep_the_ways_out_that_were_given_to_it(served_before: Host) -> None:
+    served_before.switch = Switch(interfaces=[VNIC])
+
+    with pytest.raises(VifError, match="Open vSwitch agent would no longer have p1:br-ex; "):
+        served_before.undo()
+
+
+def test_and_their_flows(served_before: Host) -> None:
+    served_before.write(
+        OPEN_VSWITCH.file,
+        "[ovs]\nbridge_mappings = p1:br-ex\n[agent]\ndrop_flows_on_start = true\n",
+    )
+
+    with pytest.raises(VifError, match="restarted, which would cut all VMs off"):
+        served_before.undo()

@@ -153,19 +153,26 @@ class Files:
     Args:
         agent: which.
         folder: ``/etc/neutron``.
+        instead: what some of them are taken to have.
 
     Raises:
         ConfigError: one cannot be understood.
         HostError: one cannot be read, or the agent has none.
     """
 
-    def __init__(self, agent: Agent, folder: Path) -> None:
+    def __init__(
+        self, agent: Agent, folder: Path, instead: Mapping[Path, bytes] | None = None
+    ) -> None:
         self.folder = folder
         self.paths = neutron_agent.files(agent.reads, folder)
         for name in (COMMON_FILE, agent.file):
             if folder / name not in self.paths:
                 raise HostError(f"there is no {folder / name}", f"install {agent.title} anew")
-        self._files = {path: OptionFile(_read(path), path) for path in self.paths}
+        given = instead or {}
+        self._files = {
+            path: OptionFile(given[path] if path in given else _read(path), path)
+            for path in self.paths
+        }
 
     def content(self, name: str) -> OptionFile:
         """Give a file, by its name below ``/etc/neutron``."""

@@ -56,6 +56,7 @@ class OptionsSet(FileContent):
 
     def __init__(self, path: Path, content: bytes, facts: Sequence[Fact]) -> None:
         super().__init__(path, content, str(path))
+        self.path, self.content = path, content
         self._facts = facts
 
     def facts(self) -> Sequence[Fact]:
@@ -155,6 +156,8 @@ def undo(changes: Transaction, folder: Path | None = None, *, force: bool) -> li
     notes: list[str] = []
     edits = list(_revert(past.options, notes))
     restarts = [Restart(service.unit) for service in past.services if service.active and edits]
+    if not force:
+        _refuse_for_vms(past, edits)
     for restart in restarts:
         changes.note(restart)
     for service in past.services:
@@ -265,6 +268,20 @@ def _other_bridge(plan: Plan) -> Iterable[str]:
             f"{config.PATH} has [host] integration_bridge = {ours}: vNICs are plugged into that "
             f"one; set it to {plan.integration_bridge}"
         )
+
+
+def _refuse_for_vms(past: Past, edits: Sequence[OptionsSet]) -> None:
+    """See that no VM needs what the agents that go on would no longer be told."""
+    instead = {edit.path: edit.content for edit in edits}
+    going_on = {service.unit for service in past.services if service.active}
+    for agent in AGENTS.values():
+        if instead and agent.unit in going_on:
+            now = Files(agent, neutron_agent.FOLDER)
+            then = Files(agent, neutron_agent.FOLDER, instead)
+            neutron_vms.refuse_loss(
+                neutron_vms.ways_out(agent, now), neutron_vms.ways_out(agent, then)
+            )
+            neutron_vms.refuse_restart(agent, then)
 
 
 def _kept(past: Past, there: Mapping[str, ovs_bridges.Bridge]) -> dict[str, str]:

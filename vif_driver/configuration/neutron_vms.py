@@ -89,7 +89,7 @@ def refuse_end(past: Past) -> None:
         HostError: one does.
     """
     stopped = {service.unit for service in past.services if not service.active}
-    if OPEN_VSWITCH.unit in stopped or past.bridges:
+    if OPEN_VSWITCH.unit in stopped or past.bridges or past.uplinks:
         configured = neutron_agent.underlay().integration_bridge
         for name in {*past.bridges, configured or neutron.INTEGRATION_BRIDGE}:
             _refuse(bridges.users(name), name)
