@@ -70,7 +70,7 @@ def join(
     Args:
         wanted: what it is to be like.
         changes: makes the changes.
-        vms: tells who would lose their networks by a new name.
+        vms: tells who would lose their networks by a new name, or another OVN.
         timeout: seconds in which OVN has to know the host; None if that does not matter.
         force: whoever loses them.
 
@@ -92,6 +92,11 @@ def join(
     renamed = name != _chassis_name(None, now)
     if renamed and "ovn-remote" in now.external_ids and not force:
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
+    remote = now.external_ids.get("ovn-remote")
+    if remote and not wanted.shares_central(remote) and not force:
+        # Another OVN does not know their ports, and has this host let go of them.
+        why = f"OVN's southbound database would no longer be {remote} but {wanted.remote}"
+        _refuse_for(vms(), why)
     if renamed or "ovn-remote" not in now.external_ids:
         hostname = now.external_ids.get("hostname")
         asyncio.run(ovn_registered.refuse_taken(wanted, address, name, hostname))

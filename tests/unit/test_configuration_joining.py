@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A host becomes one of OVN's: whom that may not disturb, and what is done without."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from vif_driver.configuration import ovn_host, ovn_registered, ovs_settings, transaction, tunnel
+from vif_driver.configuration.ovn import Central, Wanted
+from vif_driver.configuration.ovn_host import CONTROLLER, DATABASE, SWITCH
+from vif_driver.errors import HostError
+from vif_driver.host import ovsdb_once, units
+from vif_driver.host.addresses import Ip
+from vif_driver.host.ovs_settings import change
+from vif_driver.host.units import Unit
+
+from .conftest import OvsdbServer
+
+HERE, THERE, TUNNEL = (ipaddress.ip_address(f"192.0.2.{number}") for number in (1, 2, 11))
+OLD, NEW = f"tcp:{HERE}:6642", f"tcp:{THERE}:6642"
+ELSEWHERE = Wanted((Central(THERE),), TUNNEL)
+
+
+class Host:
+    """Units of paper.
+
+    Attributes:
+        running: those that do.
+        folder: where it is noted what there was before.
+        vms: who has vNICs of OVN's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.vms: Sequence[str] = ()
+        self.running = {"openvswitch.service", DATABASE, SWITCH, CONTROLLER}
+        self._there = set(self.running)
+
+    def look(self, name: str) -> Unit:
+        runs = name in self.running
+        return Unit(name, name in self._there, runs, runs)
+
+    def join(self, wanted: Wanted, *, force: bool = False) -> list[str]:
+        """Do it; gives what is said besides."""
+        with transaction.begin("join", self.folder) as changes:
+            return ovn_host.join(wanted, changes, lambda: self.vms, timeout=None, force=force)
+
+    @property
+    def remote(self) -> str:
+        """The database that it has."""
+        return ovs_settings.look().external_ids["ovn-remote"]
+
+
+@pytest.fixture
+def host(ovsdb_server: OvsdbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """One of OVN's."""
+    host = Host(tmp_path / "state")
+    connect = functools.partial(ovsdb_once.connect, path=ovsdb_server.socket)
+
+    async def find(_wanted: Ip | str) -> Ip:
+        return TUNNEL
+
+    async def refuse_taken(*_whom: object) -> None:
+        """Nobody else has the name."""
+
+    monkeypatch.setattr(ovsdb_once, "connect", connect)
+    monkeypatch.setattr(units, "look", host.look)
+    monkeypatch.setattr(tunnel, "find", find)
+    monkeypatch.setattr(ovn_registered, "refuse_taken", refuse_taken)
+    with connect(5.0) as database:
+        change(database, {"external_ids": {"ovn-remote": OLD, "system-id": "hv1"}}, ())
+    return host
+
+
+# ---- whom it may not disturb ---------------------------------------------------------------------
+
+
+def test_vms_keep_a_host_from_another_ovn(host: Host) -> None:
+    host.vms = ["VM web", "VM db"]
+
+    with pytest.raises(HostError) as raised:
+        host.join(ELSEWHERE)
+
+    assert str(raised.value) == (
+        "VM web, VM db on this host would lose the network: OVN's southbound database would no "
+        f"longer be {OLD} but {NEW}; put the host into maintenance first, or say --force"
+    )
+    assert host.remote == OLD
+
+
+def test_without_vms_it_is_given_to_another_one(host: Host) -> None:
+    host.join(ELSEWHERE)
+
+    assert host.remote == NEW
+
+
+def test_and_with_them_if_that_is_meant(host: Host) -> None:
+    host.vms = ["VM web"]
+
+    host.join(ELSEWHERE, force=True)
+
+    assert host.remote == NEW
+
+
+def test_more_members_of_the_same_one_disturb_nobody(host: Host) -> None:
+    host.vms = ["VM web"]
+
+    host.join(Wanted((Central(THERE), Central(HERE)), TUNNEL))
+
+    assert host.remote == f"{NEW},{OLD}"
