@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import ipaddress
 from collections.abc import Sequence
@@ -10,12 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver.configuration import ovn_host, ovn_registered, ovs_settings, transaction, tunnel
+from vif_driver.configuration import (
+    ovn_host,
+    ovn_registered,
+    ovs_settings,
+    tls,
+    transaction,
+    tunnel,
+)
 from vif_driver.configuration.ovn import Central, Wanted
 from vif_driver.configuration.ovn_host import CONTROLLER, DATABASE, SWITCH
 from vif_driver.errors import HostError
-from vif_driver.host import ovsdb_once, units
+from vif_driver.host import certificates, ovsdb_once, units
 from vif_driver.host.addresses import Ip
+from vif_driver.host.certificates import in_folder
 from vif_driver.host.ovs_settings import change
 from vif_driver.host.units import Unit
 
@@ -25,12 +34,17 @@ HERE, THERE, TUNNEL = (ipaddress.ip_address(f"192.0.2.{number}") for number in (
 OLD, NEW = f"tcp:{HERE}:6642", f"tcp:{THERE}:6642"
 ELSEWHERE = Wanted((Central(THERE),), TUNNEL)
 
+IPSEC = "openvswitch-ipsec.service"
+FILES = in_folder(Path("/pki"))
+ENCRYPTED = Wanted((Central(HERE),), TUNNEL, credentials=FILES, ipsec=True)
+
 
 class Host:
     """Units of paper.
 
     Attributes:
         running: those that do.
+        broken: those that don't start.
         folder: where it is noted what there was before.
         vms: who has vNICs of OVN's.
     """
@@ -39,11 +53,23 @@ class Host:
         self.folder = folder
         self.vms: Sequence[str] = ()
         self.running = {"openvswitch.service", DATABASE, SWITCH, CONTROLLER}
-        self._there = set(self.running)
+        self.broken: set[str] = set()
+        self.enabled = {"openvswitch.service", CONTROLLER}
+        self._there = {*self.running, IPSEC}
 
     def look(self, name: str) -> Unit:
-        runs = name in self.running
-        return Unit(name, name in self._there, runs, runs)
+        is_there = name in self._there
+        return Unit(name, is_there, name in self.running, name in self.enabled)
+
+    def start(self, name: str) -> None:
+        if name in self.broken:
+            raise HostError(
+                f"systemctl start {name} fails (it is broken)", f"see journal of {name}"
+            )
+        self.running.add(name)
+
+    def stop(self, name: str) -> None:
+        self.running.discard(name)
 
     def join(self, wanted: Wanted, *, force: bool = False) -> list[str]:
         """Do it; gives what is said besides."""
@@ -69,7 +95,12 @@ def host(ovsdb_server: OvsdbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         """Nobody else has the name."""
 
     monkeypatch.setattr(ovsdb_once, "connect", connect)
-    monkeypatch.setattr(units, "look", host.look)
+    for name in ("look", "start", "stop"):
+        monkeypatch.setattr(units, name, getattr(host, name))
+    monkeypatch.setattr(units, "enable", host.enabled.add)
+    monkeypatch.setattr(units, "disable", host.enabled.discard)
+    monkeypatch.setattr(tls, "check", lambda _credentials: None)
+    monkeypatch.setattr(certificates, "names", lambda _certificate: {"hv1"})
     monkeypatch.setattr(tunnel, "find", find)
     monkeypatch.setattr(ovn_registered, "refuse_taken", refuse_taken)
     with connect(5.0) as database:
@@ -113,3 +144,34 @@ def test_more_members_of_the_same_one_disturb_nobody(host: Host) -> None:
     host.join(Wanted((Central(THERE), Central(HERE)), TUNNEL))
 
     assert host.remote == f"{NEW},{OLD}"
+
+
+# ---- what is done without ------------------------------------------------------------------------
+
+
+def test_tunnels_can_be_encrypted_from_then_on(host: Host) -> None:
+    assert host.join(ENCRYPTED) == []
+
+    assert IPSEC in host.running & host.enabled
+
+
+def test_ipsec_that_was_asked_for_must_start(host: Host) -> None:
+    host.broken = {IPSEC}
+
+    with pytest.raises(HostError, match=f"systemctl start {IPSEC} fails"):
+        host.join(ENCRYPTED)
+
+    assert host.remote == OLD
+
+
+def test_ipsec_that_was_not_is_done_without(host: Host) -> None:
+    host.broken = {IPSEC}
+
+    notes = host.join(dataclasses.replace(ENCRYPTED, ipsec_may_fail=True))
+
+    assert notes == [
+        f"tunnels cannot be encrypted: systemctl start {IPSEC} fails (it is broken); if OVN is to "
+        f"encrypt them, see journal of {IPSEC}, and run this again"
+    ]
+    assert host.remote == f"ssl:{HERE}:6642"
+    assert IPSEC not in host.enabled

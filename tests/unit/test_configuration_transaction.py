@@ -94,6 +94,26 @@ def test_all_is_taken_back_when_a_later_change_fails(folder: Path, etc: Path) ->
     assert not (folder / NOTE).exists()
 
 
+def test_one_that_the_others_do_without_is_taken_back_alone(folder: Path, etc: Path) -> None:
+    with transaction.begin("test", folder) as changes:
+        changes.make(file(etc / "a", "new"))
+        error = changes.attempt(Broken(etc / "b", b"half", "b is there"))
+
+    assert str(error) == "the disk is on fire; put it out"
+    assert [fact.what for fact in changes.facts] == ["a is new"]
+    assert (etc / "a").read_text() == "new"
+    assert not (etc / "b").exists()
+
+
+def test_one_that_does_not_fail_is_like_any_other(folder: Path, etc: Path) -> None:
+    with pytest.raises(HostError, match="on fire"), transaction.begin("test", folder) as changes:
+        error = changes.attempt(file(etc / "a", "new"))
+        assert error is None and (etc / "a").exists()
+        changes.make(Broken(etc / "b", b"half", "b is there"))
+
+    assert not (etc / "a").exists()
+
+
 def test_a_removed_file_comes_back_with_its_content(folder: Path, etc: Path) -> None:
     (etc / "a").write_bytes(b"\xff old")
 

@@ -50,6 +50,7 @@ class Wanted:
         encaps: kinds of tunnels.
         credentials: with which it speaks TLS; None for plain TCP.
         ipsec: tunnels can be encrypted by IPsec.
+        ipsec_may_fail: if that can't be had, all else is to be so nevertheless.
     """
 
     centrals: tuple[Central, ...]
@@ -58,6 +59,7 @@ class Wanted:
     encaps: tuple[str, ...] = ("geneve",)
     credentials: Credentials | None = None
     ipsec: bool = False
+    ipsec_may_fail: bool = False
 
     @property
     def remote(self) -> str:

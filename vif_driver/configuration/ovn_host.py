@@ -224,7 +224,16 @@ def _make_ipsec_run(wanted: Wanted, changes: Transaction, name: str) -> list[str
             "tunnels cannot be encrypted: this host has no openvswitch-ipsec; if OVN is to encrypt "
             "them, install it and run this again"
         ]
-    changes.make(ServiceState(service.name, active=True, enabled=True))
+    start = ServiceState(service.name, active=True, enabled=True)
+    if wanted.ipsec_may_fail:
+        error = changes.attempt(start)
+        if error is not None:
+            return [
+                f"tunnels cannot be encrypted: {error.what}; if OVN is to encrypt them, "
+                f"{error.remedy}, and run this again"
+            ]
+    else:
+        changes.make(start)
     certificate = wanted.credentials.certificate
     if name in certificates.names(certificate):
         return []

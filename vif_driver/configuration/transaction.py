@@ -56,6 +56,26 @@ class Transaction:
         change.make()
         return True
 
+    def attempt(self, change: Change) -> HostError | None:
+        """Make a change that all the others do without: if it fails, it alone is taken back.
+
+        Returns:
+            Why it failed; None if it is made.
+        """
+        facts = list(self.facts)
+        before: Before | None = None
+        try:
+            before = change.before()
+            self.make(change)
+        except HostError as error:
+            self.facts = facts
+            if before is not None:
+                # If that fails, too, it stays half made: nothing else depends on it.
+                with contextlib.suppress(HostError):
+                    type(change).take_back(before)
+            return error
+        return None
+
     def note(self, change: Change) -> None:
         """Note what is needed to take a change back, without making it.
 

@@ -79,6 +79,9 @@ def _add_ovn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ipsec", action="store_true", help="have the host ready for OVN to encrypt its tunnels"
     )
+    parser.add_argument(
+        "--ipsec-if-possible", action="store_true", help="the same, and if it fails all but that"
+    )
     _add_waiting(parser, "ovn-controller", 30.0)
     _add_force(parser)
 
