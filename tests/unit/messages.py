@@ -46,7 +46,7 @@ _KEYWORDS = ("what", "detail", "text", "message")
 # Functions whose results are messages, or parts of them: what a protected device is
 # (protection.foundation), why a port without a device stays (reconciliation.leftovers), what was
 # not put back, and what else is to be said when a host was configured (configuration).
-_TELLING = ("own", "why_port_stays", "take_back", "leave", "_make_ipsec_run")
+_TELLING = ("own", "why_port_stays", "take_back", "leave", "_make_ipsec_run", "_hand_over")
 
 # Lists of such.
 _NOTES = ("notes", "told")

@@ -22,7 +22,7 @@ from vif_driver.configuration import (
 from vif_driver.configuration.ovn import Central, Wanted
 from vif_driver.configuration.ovn_host import CONTROLLER, DATABASE, SWITCH
 from vif_driver.errors import HostError
-from vif_driver.host import certificates, ovsdb_once, units
+from vif_driver.host import certificates, handed_credentials, ovsdb_once, units
 from vif_driver.host.addresses import Ip
 from vif_driver.host.certificates import in_folder
 from vif_driver.host.ovs_settings import change
@@ -175,3 +175,23 @@ def test_ipsec_that_was_not_is_done_without(host: Host) -> None:
     ]
     assert host.remote == f"ssl:{HERE}:6642"
     assert IPSEC not in host.enabled
+
+
+def test_an_agent_that_does_not_start_anew_is_done_without(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restart(name: str) -> None:
+        raise HostError(f"systemctl restart {name} fails (it is broken)", "see its journal")
+
+    host.running.add(handed_credentials.UNIT)
+    monkeypatch.setattr(units, "restart", restart)
+    monkeypatch.setattr(handed_credentials, "is_current", lambda _credentials: False)
+
+    notes = host.join(Wanted((Central(HERE),), TUNNEL, credentials=in_folder()))
+
+    assert notes == [
+        "vif-agent does not have this host's certificate so far: systemctl restart "
+        "vif-agent.service fails (it is broken); see its journal, then: systemctl restart "
+        "vif-agent.service"
+    ]
+    assert host.remote == f"ssl:{HERE}:6642"

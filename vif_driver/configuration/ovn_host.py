@@ -21,8 +21,8 @@ from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
 from vif_driver.configuration.services import OPEN_VSWITCH, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
-from vif_driver.host import certificates, ovn_controller, units
-from vif_driver.host.certificates import FOLDER
+from vif_driver.host import certificates, handed_credentials, ovn_controller, units
+from vif_driver.host.certificates import FOLDER, Credentials
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
@@ -115,7 +115,7 @@ def join(
     if timeout is not None:
         asyncio.run(ovn_registered.wait(wanted, address, name, timeout))
     if wanted.credentials is not None and wanted.credentials.certificate.parent == FOLDER:
-        changes.make(AgentHasCredentials(wanted.credentials))
+        notes += _hand_over(wanted.credentials, changes)
     return notes
 
 
@@ -213,6 +213,17 @@ def _named_tls(wanted: Wanted, now: Settings) -> tuple[Tls | None, ...]:
             "give that one and its key (ovs-vsctl get-ssl), or remove it: ovs-vsctl del-ssl",
         )
     return (Tls(wanted.credentials),)
+
+
+def _hand_over(credentials: Credentials, changes: Transaction) -> list[str]:
+    """Have the agent started anew for the certificate; OVN serves this host in any case."""
+    error = changes.attempt(AgentHasCredentials(credentials))
+    if error is None:
+        return []
+    return [
+        f"vif-agent does not have this host's certificate so far: {error.what}; {error.remedy}, "
+        f"then: systemctl restart {handed_credentials.UNIT}"
+    ]
 
 
 def _make_ipsec_run(wanted: Wanted, changes: Transaction, name: str) -> list[str]:
