@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -188,6 +188,11 @@ def begin(
             transaction.close()
 
 
+def heeded(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Give those of some signals that end this process; nohup has it ignore one for good."""
+    return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def _take_back(noted: list[Noted]) -> tuple[list[str], list[Noted]]:
     """Take changes back, the last one first; whatever fails stays for another time."""
     told: list[str] = []
@@ -223,7 +228,7 @@ def _undisturbed() -> Iterator[None]:
     def notice(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, notice) for number in _SIGNALS}
+    before = {number: signal.signal(number, notice) for number in heeded(_SIGNALS)}
     try:
         yield
     finally:
