@@ -16,7 +16,7 @@ from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.neutron import LINUX_BRIDGE, OPEN_VSWITCH, Wish
 from vif_driver.configuration.transaction import Rehearsal
 from vif_driver.errors import Unavailable, VifError
-from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
+from vif_driver.host import kernel, neutron_agent, ovs_bridges, processes, snapshot, switch, units
 from vif_driver.host.ovs_bridges import Bridge
 from vif_driver.host.snapshot import Address, Device, Snapshot
 from vif_driver.host.switch import Switch, SwitchInterface
@@ -89,6 +89,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(switch, "read_once", host.read_once)
     monkeypatch.setattr(ovs_bridges, "look", dict)
     monkeypatch.setattr(snapshot, "take", lambda: Snapshot(host.devices, host.addresses))
+    monkeypatch.setattr(kernel, "is_down", lambda _name: False)
     monkeypatch.setattr(processes, "find", lambda _name: 7 if host.vswitchd else None)
     monkeypatch.setattr(config, "load", Config)
     return host
@@ -323,6 +324,18 @@ def test_one_with_a_network_card_is_not(host: Host) -> None:
     host.switch = Switch(interfaces=[SwitchInterface("eth9", "", "eth9", "br-ex")])
 
     assert host.configure(BRIDGES)[1] == []
+
+
+@pytest.mark.parametrize(("down", "warned"), [({"eth0"}, True), (set(), False)])
+def test_a_network_card_that_is_down_is_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch, down: set[str], warned: bool
+) -> None:
+    monkeypatch.setattr(kernel, "is_down", down.__contains__)
+
+    _, notes = host.configure(Wish(bridges={"p1": "br-ex"}, uplinks={"br-ex": "eth0"}))
+
+    told = "eth0 is down, so nothing passes: ip link set eth0 up, and see that it is at boot, too"
+    assert notes == ([told] if warned else [])
 
 
 def test_an_integration_bridge_that_we_do_not_use_is_named(host: Host) -> None:

@@ -28,6 +28,7 @@ from vif_driver.configuration.services import Restart, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import ConfigError, HostError, Unavailable
 from vif_driver.host import (
+    kernel,
     neutron_agent,
     ovs_bridges,
     processes,
@@ -128,7 +129,8 @@ def configure(
     ports = message_queue.ports(plan.transport_url)
     if started and wait is not None and ports:
         neutron_connected.wait(agent, ports, wait)
-    return [*_dead_ends(plan, there, wish), *_other_bridge(plan), *_readable(wish)]
+    dead_ends = [*_dead_ends(plan, there, wish), *_down(wish)]
+    return [*dead_ends, *_other_bridge(plan), *_readable(wish)]
 
 
 def undo(changes: Transaction, folder: Path | None = None, *, force: bool) -> list[str]:
@@ -259,6 +261,16 @@ def _dead_ends(plan: Plan, there: Switch, wish: Wish) -> Iterable[str]:
         leads_out = any(port.is_of_system for port in ports) or name in wish.uplinks
         if name != plan.integration_bridge and not leads_out:
             yield f"{name} leads nowhere: give it a network card with --uplink {name}:DEVICE"
+
+
+def _down(wish: Wish) -> Iterable[str]:
+    for device in wish.uplinks.values():
+        # Whoever manages it, such as NetworkManager, has it up or not; this would not last.
+        if kernel.is_down(device):
+            yield (
+                f"{device} is down, so nothing passes: ip link set {device} up, and see that it is "
+                "at boot, too"
+            )
 
 
 def _other_bridge(plan: Plan) -> Iterable[str]:
