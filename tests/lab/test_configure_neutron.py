@@ -245,6 +245,23 @@ def test_it_can_be_undone(host: SystemdHypervisor, unconfigured: dict[str, str])
     assert state(host) == unconfigured
 
 
+@pytest.mark.usefixtures("idle_agent", "unconfigured")
+def test_vms_keep_their_ways_out(host: SystemdHypervisor) -> None:
+    configure(host, *OPEN_VSWITCH, "--no-wait")
+    row = "set Interface vm0 type=internal external_ids:iface-id=vm0"
+    host.run(f"ovs-vsctl add-port br-int vm0 -- {row}")
+    before = state(host)
+
+    answers = [configure(host, "--bridge-mapping", "", "--no-wait"), configure(host, "--undo")]
+    after = state(host)
+    host.run("ovs-vsctl del-port br-int vm0")
+
+    assert [answer.returncode for answer in answers] == [1, 1]
+    assert "would no longer have physnet1:br-ex" in answers[0].stderr
+    assert "vNIC vm0 of a VM is on br-int and would be cut off" in answers[1].stderr
+    assert after == before
+
+
 @pytest.mark.usefixtures("idle_agent")
 def test_nobody_is_told_the_password(host: SystemdHypervisor, unconfigured: dict[str, str]) -> None:
     told = [configure(host, *OPEN_VSWITCH, "--no-wait"), configure(host, *OPEN_VSWITCH, "--json")]

@@ -636,7 +636,7 @@ def test_no_packet_is_lost_while_a_host_is_configured_anew(
         answers = [
             vifctl(joined, *JOIN),
             vifctl(joined, f"{CENTRAL_ADDRESS}:{TLS_PORT},[{CENTRAL6}]:{TLS_PORT}", TUNNEL, NAME),
-            vifctl(joined, NOWHERE, TUNNEL, NAME, "--no-ssl", "--timeout", "2"),
+            vifctl(joined, NOWHERE, TUNNEL, NAME, "--no-ssl", "--timeout", "2", "--force"),
         ]
 
     assert [answer.status for answer in answers] == [0, 0, 1]
@@ -646,16 +646,17 @@ def test_no_packet_is_lost_while_a_host_is_configured_anew(
     assert State.of(joined).services == before
 
 
-def test_vms_keep_a_host_from_another_name_and_from_leaving(
+def test_vms_keep_a_host_from_another_name_or_ovn_and_from_leaving(
     lab: Lab, joined: SystemdHypervisor, plain_guest: GuestMaker, new_port: PortMaker
 ) -> None:
     guest = plain_guest(joined, new_port())
     before = State.of(joined)
 
     renamed = vifctl(joined, CENTRAL_ADDRESS, TUNNEL, "other.example.com", "--no-ssl")
+    given_away = vifctl(joined, NOWHERE, TUNNEL, NAME, "--no-ssl")
     left = vifctl(joined, "--undo")
 
-    for answer in (renamed, left):
+    for answer in (renamed, given_away, left):
         assert answer.status == 1
         assert f"VM {guest.name} on this host would lose the network" in answer.err
     assert State.of(joined) == before

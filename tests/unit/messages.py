@@ -46,7 +46,18 @@ _KEYWORDS = ("what", "detail", "text", "message")
 # Functions whose results are messages, or parts of them: what a protected device is
 # (protection.foundation), why a port without a device stays (reconciliation.leftovers), what was
 # not put back, and what else is to be said when a host was configured (configuration).
-_TELLING = ("own", "why_port_stays", "take_back", "leave", "_make_ipsec_run")
+_TELLING = (
+    "own",
+    "why_port_stays",
+    "take_back",
+    "leave",
+    "_make_ipsec_run",
+    "_hand_over",
+    "_dead_ends",
+    "_down",
+    "_other_bridge",
+    "_readable",
+)
 
 # Lists of such.
 _NOTES = ("notes", "told")
@@ -131,7 +142,7 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._scopes.append(_assigned(node))
         for inner in _within(node) if node.name in _TELLING else ():
-            if isinstance(inner, ast.Return) and isinstance(inner.value, ast.expr):
+            if isinstance(inner, (ast.Return, ast.Yield)) and inner.value is not None:
                 self._say(inner.lineno, self._texts(inner.value))
         self.generic_visit(node)
         self._scopes.pop()

@@ -147,6 +147,22 @@ class Authority:
             *f"req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} "
             f"-keyout {key} -out {request}".split()
         )
+        self._certify(request, made, days)
+        return Credentials(key, made, self.certificate)
+
+    def expired(self) -> Path:
+        """Make the certificate that the CA itself had before it was renewed."""
+        request, made = self.folder / "old-ca.csr", self.folder / "old-ca.pem"
+        _openssl(
+            *f"req -new -key {self.folder}/ca-key.pem -subj /CN={self.folder.name} "
+            f"-out {request}".split()
+        )
+        extensions = self.folder / "old-ca.ext"
+        extensions.write_text("basicConstraints = critical, CA:TRUE\n")
+        self._certify(request, made, -1, "-extfile", str(extensions))
+        return made
+
+    def _certify(self, request: Path, made: Path, days: int, *more: str) -> None:
         (self.folder / "index.txt").touch()
         configuration = self.folder / "ca.conf"
         configuration.write_text(_CA.format(folder=self.folder))
@@ -154,9 +170,9 @@ class Authority:
         end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
         _openssl(
             *f"ca -batch -notext -config {configuration} -in {request} -out {made} "
-            f"-startdate 20200101000000Z -enddate {end:%Y%m%d%H%M%SZ}".split()
+            f"-startdate 20200101000000Z -enddate {end:%Y%m%d%H%M%SZ}".split(),
+            *more,
         )
-        return Credentials(key, made, self.certificate)
 
 
 def _openssl(*arguments: str) -> None:

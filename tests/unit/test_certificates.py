@@ -122,6 +122,21 @@ def test_one_that_has_ended_is_bad(authority: Authority) -> None:
     assert "late-cert.pem expired on" in finding.detail
 
 
+def test_a_ca_that_was_renewed_is_as_good_as_the_new_one(
+    authority: Authority, good: Credentials, tmp_path: Path
+) -> None:
+    both = authority.expired().read_text() + authority.certificate.read_text()
+    (tmp_path / "bundle.pem").write_text(both)
+
+    (finding,) = judge(dataclasses.replace(good, ca=tmp_path / "bundle.pem"))
+
+    assert finding.state is State.OK
+
+
+def test_a_trusted_certificate_that_is_no_cas_has_an_end_as_well(good: Credentials) -> None:
+    assert certificates.last_expiry(good.certificate) == certificates.expiry(good.certificate)
+
+
 def test_a_key_of_another_certificate_is_bad(authority: Authority, good: Credentials) -> None:
     (finding,) = judge(dataclasses.replace(good, key=authority.sign("other").key))
 

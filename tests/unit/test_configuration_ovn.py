@@ -80,6 +80,24 @@ def test_ovn_remote_names_all_members(wanted: Wanted, remote: str) -> None:
     assert wanted.remote == remote
 
 
+@pytest.mark.parametrize(
+    ("remote", "expected"),
+    [
+        ("tcp:192.0.2.1:6642", True),
+        ("ssl:192.0.2.1:16642", True),
+        ("ssl:192.0.2.9:6642, tcp:[2001:0db8::0001]:6642", True),
+        ("tcp:192.0.2.9:6642,tcp:192.0.2.10:6642", False),
+        ("ssl:central.example.com:6642", False),
+        ("unix:/run/ovn/ovnsb_db.sock", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_a_member_in_common_is_known_by_its_address(remote: str, expected: bool) -> None:
+    wanted = dataclasses.replace(PLAIN, centrals=(Central(V4), Central(V6)))
+
+    assert wanted.shares_central(remote) == expected
+
+
 # ---- names ---------------------------------------------------------------------------------------
 
 

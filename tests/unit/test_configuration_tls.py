@@ -69,6 +69,22 @@ def test_one_that_has_expired_is_refused(authority: Authority) -> None:
     assert f"{late.certificate} expired on 2" in refused(late)
 
 
+def test_so_is_a_ca_that_has_expired(authority: Authority, good: Credentials) -> None:
+    late = dataclasses.replace(good, ca=authority.expired())
+
+    assert f"{late.ca} expired on 2" in refused(late)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_that_was_renewed_may_be_there_still(
+    authority: Authority, good: Credentials, tmp_path: Path, is_first: bool
+) -> None:
+    both = [authority.expired().read_text(), authority.certificate.read_text()]
+    (tmp_path / "bundle.pem").write_text("".join(both if is_first else reversed(both)))
+
+    tls.check(dataclasses.replace(good, ca=tmp_path / "bundle.pem"))
+
+
 def test_what_is_no_certificate_is_refused(good: Credentials, tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("nothing\n")
 

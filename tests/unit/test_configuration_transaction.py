@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,26 @@ def test_all_is_taken_back_when_a_later_change_fails(folder: Path, etc: Path) ->
     assert (etc / "a").read_text() == "old"
     assert not (etc / "b").exists()
     assert not (folder / NOTE).exists()
+
+
+def test_one_that_the_others_do_without_is_taken_back_alone(folder: Path, etc: Path) -> None:
+    with transaction.begin("test", folder) as changes:
+        changes.make(file(etc / "a", "new"))
+        error = changes.attempt(Broken(etc / "b", b"half", "b is there"))
+
+    assert str(error) == "the disk is on fire; put it out"
+    assert [fact.what for fact in changes.facts] == ["a is new"]
+    assert (etc / "a").read_text() == "new"
+    assert not (etc / "b").exists()
+
+
+def test_one_that_does_not_fail_is_like_any_other(folder: Path, etc: Path) -> None:
+    with pytest.raises(HostError, match="on fire"), transaction.begin("test", folder) as changes:
+        error = changes.attempt(file(etc / "a", "new"))
+        assert error is None and (etc / "a").exists()
+        changes.make(Broken(etc / "b", b"half", "b is there"))
+
+    assert not (etc / "a").exists()
 
 
 def test_a_removed_file_comes_back_with_its_content(folder: Path, etc: Path) -> None:
@@ -282,6 +302,47 @@ def test_who_ends_a_run_has_all_taken_back(
         changes.make(file(etc / "a", "new"))
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("it went on")
+
+    assert not (etc / "a").exists()
+
+
+@pytest.fixture
+def nohup() -> Iterator[None]:
+    """Whoever started this process has it outlive its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("nohup")
+def test_the_loss_of_a_terminal_ends_no_run_that_is_to_outlive_it(
+    folder: Path, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "FOLDER", folder)
+
+    with changing.transaction_of("test") as changes:
+        changes.make(file(etc / "a", "new"))
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    assert (etc / "a").read_text() == "new"
+
+
+@pytest.mark.usefixtures("nohup")
+def test_nor_does_it_while_such_a_run_is_taken_back(
+    folder: Path, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_back = FileContent.take_back
+
+    def left(before: dict[str, object]) -> str | None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return take_back(before)
+
+    monkeypatch.setattr(record, "FOLDER", folder)
+    monkeypatch.setattr(FileContent, "take_back", left)
+
+    with pytest.raises(HostError, match="leaks"), changing.transaction_of("test") as changes:
+        changes.make(file(etc / "a", "new"))
+        raise HostError("the roof leaks", "mend it")
 
     assert not (etc / "a").exists()
 

@@ -26,7 +26,7 @@ def wishes(monkeypatch: pytest.MonkeyPatch) -> list[Wish]:
     found: list[Wish] = []
 
     def configure(
-        _changes: Transaction, wish: Wish, _agent: str | None, _wait: float | None
+        _changes: Transaction, wish: Wish, _agent: str | None, _wait: float | None, *, force: bool
     ) -> list[str]:
         found.append(wish)
         return []
@@ -97,6 +97,24 @@ def test_what_is_not_said_is_to_stay(wishes: list[Wish]) -> None:
     assert run("--bridge-mapping", "p1:br-1", "--bridge-mapping", "p2:br-2") == FINE
 
     assert wishes == [Wish(bridges={"p1": "br-1", "p2": "br-2"})]
+
+
+@pytest.mark.usefixtures("wishes")
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_vms_are_cut_off_only_if_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    told: list[bool] = []
+
+    def undo(_changes: Transaction, *, force: bool) -> list[str]:
+        told.append(force)
+        return []
+
+    monkeypatch.setattr(neutron_host, "undo", undo)
+
+    assert run("--undo", *words) == FINE
+
+    assert told == [bool(words)]
 
 
 def test_an_empty_text_is_for_none(wishes: list[Wish]) -> None:

@@ -35,6 +35,7 @@ _GROWING = ["it grows", "… and grows"]
         ('print("what was asked for")', []),
         ('print(f"vifctl: no {x} here", file=sys.stderr)', ["vifctl: no … here"]),
         ('def own(name):\n    return "is a bridge"', ["is a bridge"]),
+        ('def _down(wish):\n    yield f"{wish} is down"', ["… is down"]),
     ],
 )
 def test_what_is_said_is_found_with_holes_for_what_is_put_in(

@@ -16,7 +16,7 @@ from vif_driver.configuration.message_queue import MessageQueue
 from vif_driver.configuration.neutron import LINUX_BRIDGE, OPEN_VSWITCH, Wish
 from vif_driver.configuration.transaction import Rehearsal
 from vif_driver.errors import Unavailable, VifError
-from vif_driver.host import neutron_agent, ovs_bridges, processes, snapshot, switch, units
+from vif_driver.host import kernel, neutron_agent, ovs_bridges, processes, snapshot, switch, units
 from vif_driver.host.ovs_bridges import Bridge
 from vif_driver.host.snapshot import Address, Device, Snapshot
 from vif_driver.host.switch import Switch, SwitchInterface
@@ -24,6 +24,8 @@ from vif_driver.host.units import Unit
 
 ETH0 = Device("eth0", "", 1500, None, None, None, None, 0)
 TAP = Device("tap1", "tun", 1500, "brq1", None, None, None, 0)
+VNIC = SwitchInterface("tap1", "", "tap1", "br-int", vnic_id="3c1a")
+IPS = tuple(ipaddress.ip_address(f"192.0.2.{number}") for number in (1, 2))
 
 
 class Host:
@@ -64,15 +66,17 @@ class Host:
             raise Unavailable("Open vSwitch's database does not answer", "start it")
         return self.switch
 
-    def configure(self, wish: Wish, agent: str | None = None) -> tuple[list[str], list[str]]:
+    def configure(
+        self, wish: Wish, agent: str | None = None, *, force: bool = False
+    ) -> tuple[list[str], list[str]]:
         """Rehearse it; gives what would be done, and what is said besides."""
         rehearsal = Rehearsal()
-        notes = neutron_host.configure(rehearsal, wish, agent, None, self.state)
+        notes = neutron_host.configure(rehearsal, wish, agent, None, self.state, force=force)
         return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
 
-    def undo(self) -> tuple[list[str], list[str]]:
+    def undo(self, *, force: bool = False) -> tuple[list[str], list[str]]:
         rehearsal = Rehearsal()
-        notes = neutron_host.undo(rehearsal, self.state)
+        notes = neutron_host.undo(rehearsal, self.state, force=force)
         return [fact.what for fact in rehearsal.facts if not fact.is_so], notes
 
 
@@ -85,6 +89,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(switch, "read_once", host.read_once)
     monkeypatch.setattr(ovs_bridges, "look", dict)
     monkeypatch.setattr(snapshot, "take", lambda: Snapshot(host.devices, host.addresses))
+    monkeypatch.setattr(kernel, "is_down", lambda _name: False)
     monkeypatch.setattr(processes, "find", lambda _name: 7 if host.vswitchd else None)
     monkeypatch.setattr(config, "load", Config)
     return host
@@ -196,6 +201,116 @@ def test_a_restart_that_would_cut_vms_off_is_refused(host: Host) -> None:
     )
 
 
+# ---- whom it would cut off -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def serving(host: Host) -> Host:
+    """A host that the Open vSwitch agent serves, with a VM."""
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.addresses = tuple(Address(ip, 24, "eth0", lasting=True) for ip in IPS)
+    host.write(
+        OPEN_VSWITCH.file,
+        "[ovs]\nbridge_mappings = p1:br-ex, p2 : br-2\nlocal_ip = 192.0.2.1\n"
+        "[agent]\ntunnel_types = vxlan,gre\n",
+    )
+    uplinks = [SwitchInterface(f"eth{n}", "", f"eth{n}", f"br-{n}") for n in (2, 3)]
+    host.switch = Switch(interfaces=[VNIC, *uplinks])
+    return host
+
+
+@pytest.mark.parametrize(
+    ("wish", "lost"),
+    [
+        (Wish(integration_bridge="br-new"), "integration bridge br-int"),
+        (Wish(bridges={}), "p1:br-ex, p2:br-2"),
+        (Wish(bridges={"p1": "br-3", "p2": "br-2"}), "p1:br-ex"),
+        (Wish(tunnel_ip=IPS[1]), "vxlan tunnels from 192.0.2.1, gre tunnels from 192.0.2.1"),
+        (Wish(tunnel_types=("vxlan",)), "gre tunnels from 192.0.2.1"),
+    ],
+)
+def test_vms_keep_their_ways_out(serving: Host, wish: Wish, lost: str) -> None:
+    assert refusal(serving, wish) == (
+        "vNIC 3c1a of a VM is on br-int and would be cut off: Neutron's Open vSwitch agent would "
+        f"no longer have {lost}; migrate or stop the VMs with external networks first, or say "
+        "--force"
+    )
+
+
+def test_unless_that_is_meant(serving: Host) -> None:
+    done, _ = serving.configure(Wish(bridges={}), force=True)
+
+    assert f"{OPEN_VSWITCH.file}: [ovs] bridge_mappings = " in done
+
+
+def test_or_there_are_none(serving: Host) -> None:
+    serving.switch = Switch()
+
+    done, _ = serving.configure(Wish(bridges={}))
+
+    assert f"{OPEN_VSWITCH.unit} was restarted" in done
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        Wish(bridges={"p2": "br-2", "p1": "br-ex", "p3": "br-3"}),
+        Wish(tunnel_types=("gre", "vxlan", "geneve")),
+        Wish(integration_bridge="br-int"),
+    ],
+)
+def test_more_ways_out_cut_nobody_off(serving: Host, wish: Wish) -> None:
+    done, _ = serving.configure(wish)
+
+    assert f"{OPEN_VSWITCH.unit} was restarted" in done
+
+
+def test_an_agent_that_is_to_be_beside_ovn_leaves_its_vms_alone(host: Host) -> None:
+    host.switch = Switch({"ovn-remote": "tcp:192.0.2.9:6642"}, [VNIC])
+
+    done, _ = host.configure(Wish(integration_bridge="br-n"))
+
+    assert f"{OPEN_VSWITCH.file}: [ovs] integration_bridge = br-n" in done
+
+
+@pytest.fixture
+def serving_on_linux_bridges(host: Host) -> Host:
+    """A host that the Linux bridge agent serves, with a VM."""
+    host.installed = {LINUX_BRIDGE.unit: True}
+    host.addresses = tuple(Address(ip, 24, "eth9", lasting=True) for ip in IPS)
+    host.devices["eth1"] = ETH0._replace(name="eth1")
+    host.devices["tap1"] = TAP
+    host.write(
+        LINUX_BRIDGE.file,
+        "[linux_bridge]\nphysical_interface_mappings = p1:eth0\n[vxlan]\nlocal_ip = 192.0.2.1\n",
+    )
+    return host
+
+
+@pytest.mark.parametrize(
+    ("wish", "lost"),
+    [
+        (Wish(interfaces={"p1": "eth1"}), "p1:eth0"),
+        (Wish(tunnel_ip=IPS[1]), "vxlan tunnels from 192.0.2.1"),
+        (Wish(tunnel_types=()), "vxlan tunnels from 192.0.2.1"),
+    ],
+)
+def test_so_do_vms_on_linux_bridges(serving_on_linux_bridges: Host, wish: Wish, lost: str) -> None:
+    assert refusal(serving_on_linux_bridges, wish).startswith(
+        "tap1 of a VM is on brq1 and would be cut off: Neutron's Linux bridge agent would no "
+        f"longer have {lost}; "
+    )
+
+
+def test_a_restart_that_drops_flows_can_be_meant(host: Host) -> None:
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.write(OPEN_VSWITCH.file, "[agent]\ndrop_flows_on_start = true\n")
+
+    done, _ = host.configure(BRIDGES, force=True)
+
+    assert done[-1] == f"{OPEN_VSWITCH.unit} was restarted"
+
+
 # ---- what is said besides ------------------------------------------------------------------------
 
 
@@ -209,6 +324,18 @@ def test_one_with_a_network_card_is_not(host: Host) -> None:
     host.switch = Switch(interfaces=[SwitchInterface("eth9", "", "eth9", "br-ex")])
 
     assert host.configure(BRIDGES)[1] == []
+
+
+@pytest.mark.parametrize(("down", "warned"), [({"eth0"}, True), (set(), False)])
+def test_a_network_card_that_is_down_is_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch, down: set[str], warned: bool
+) -> None:
+    monkeypatch.setattr(kernel, "is_down", down.__contains__)
+
+    _, notes = host.configure(Wish(bridges={"p1": "br-ex"}, uplinks={"br-ex": "eth0"}))
+
+    told = "eth0 is down, so nothing passes: ip link set eth0 up, and see that it is at boot, too"
+    assert notes == ([told] if warned else [])
 
 
 def test_an_integration_bridge_that_we_do_not_use_is_named(host: Host) -> None:
@@ -278,7 +405,7 @@ def test_what_somebody_else_has_changed_since_stays(host: Host) -> None:
 
 @pytest.mark.usefixtures("past")
 def test_a_host_with_vms_is_not_undone(host: Host) -> None:
-    host.switch = Switch(interfaces=[SwitchInterface("tap1", "", "tap1", "br-int", vnic_id="3c1a")])
+    host.switch = Switch(interfaces=[VNIC])
 
     with pytest.raises(VifError, match="vNIC 3c1a of a VM is on br-int and would be cut off"):
         host.undo()
@@ -339,3 +466,57 @@ def test_nor_is_one_with_vms_on_linux_bridges(host: Host) -> None:
 
     with pytest.raises(VifError, match="tap1 of a VM is on brq1 and would be cut off"):
         host.undo()
+
+
+def test_it_is_undone_all_the_same_if_that_is_meant(host: Host, past: neutron_past.Past) -> None:
+    host.switch = Switch(interfaces=[VNIC])
+
+    done, _ = host.undo(force=True)
+
+    assert f"{past.services[0].unit} does not run" in done
+
+
+def test_vms_keep_a_network_card_that_was_added(made: Host) -> None:
+    past = neutron_past.Past(uplinks=(("br-ex", "eth0"),))
+    (made.state / neutron_past.NAME).write_bytes(past.content())
+    made.switch = Switch(interfaces=[VNIC])
+
+    with pytest.raises(VifError, match="vNIC 3c1a of a VM is on br-int and would be cut off"):
+        made.undo()
+
+
+@pytest.fixture
+def served_before(host: Host) -> Host:
+    """A host that an agent served before it was configured, and serves still."""
+    options = (
+        neutron_past.PastOption(OPEN_VSWITCH.file, "ovs", "bridge_mappings", None, "p1:br-ex"),
+    )
+    services = (neutron_past.PastService(OPEN_VSWITCH.unit, active=True, enabled=True),)
+    past = neutron_past.Past(options, services)
+    (host.state / neutron_past.NAME).write_bytes(past.content())
+    host.installed[OPEN_VSWITCH.unit] = True
+    host.write(OPEN_VSWITCH.file, "[ovs]\nbridge_mappings = p1:br-ex\n")
+    return host
+
+
+def test_an_agent_that_goes_on_is_restarted(served_before: Host) -> None:
+    done, _ = served_before.undo()
+
+    assert done[-1] == f"{OPEN_VSWITCH.unit} was restarted"
+
+
+def test_vms_keep_the_ways_out_that_were_given_to_it(served_before: Host) -> None:
+    served_before.switch = Switch(interfaces=[VNIC])
+
+    with pytest.raises(VifError, match="Open vSwitch agent would no longer have p1:br-ex; "):
+        served_before.undo()
+
+
+def test_and_their_flows(served_before: Host) -> None:
+    served_before.write(
+        OPEN_VSWITCH.file,
+        "[ovs]\nbridge_mappings = p1:br-ex\n[agent]\ndrop_flows_on_start = true\n",
+    )
+
+    with pytest.raises(VifError, match="restarted, which would cut all VMs off"):
+        served_before.undo()

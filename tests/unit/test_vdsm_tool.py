@@ -59,11 +59,15 @@ def tool(tmp_path: Path) -> VdsmTool:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["192.0.2.1", "ovirtmgmt"], ["--ipsec", "192.0.2.1", "ovirtmgmt"]),
-        (["192.0.2.1", "tun", "hv1"], ["--ipsec", "192.0.2.1", "tun", "hv1"]),
-        (["192.0.2.1", "tun", ""], ["--ipsec", "192.0.2.1", "tun"]),
-        (["192.0.2.1", "tun", "--no-wait"], ["--ipsec", "192.0.2.1", "tun", "--no-wait"]),
+        (["192.0.2.1", "ovirtmgmt"], ["--ipsec-if-possible", "192.0.2.1", "ovirtmgmt"]),
+        (["192.0.2.1", "tun", "hv1"], ["--ipsec-if-possible", "192.0.2.1", "tun", "hv1"]),
+        (["192.0.2.1", "tun", ""], ["--ipsec-if-possible", "192.0.2.1", "tun"]),
+        (
+            ["192.0.2.1", "tun", "--no-wait"],
+            ["--ipsec-if-possible", "192.0.2.1", "tun", "--no-wait"],
+        ),
         (["192.0.2.1", "tun", "--no-ssl"], ["192.0.2.1", "tun", "--no-ssl"]),
+        (["192.0.2.1", "tun", "--ipsec"], ["192.0.2.1", "tun", "--ipsec"]),
     ],
 )
 def test_ovn_config_is_vifctl_configure_ovn(

@@ -17,7 +17,8 @@ killed.  Neither the agent nor a hook imports anything of it.
 ``ovn*.py``              OVN's part: what is wanted, what it takes on the host, whether OVN
                          knows it; ``tls.py`` its certificate, ``tunnel.py`` its address
 ``neutron*.py``          Neutron's part: what is wanted and what it needs, what it takes on
-                         the host, whether the agent is connected, what was before
+                         the host, whether the agent is connected, what was before, whom it
+                         would cut off
 ``message_queue.py``     where that is; ``option_file.py`` files of oslo.config's, edited
 ======================== ============================================================
 """

@@ -153,19 +153,26 @@ class Files:
     Args:
         agent: which.
         folder: ``/etc/neutron``.
+        instead: what some of them are taken to have.
 
     Raises:
         ConfigError: one cannot be understood.
         HostError: one cannot be read, or the agent has none.
     """
 
-    def __init__(self, agent: Agent, folder: Path) -> None:
+    def __init__(
+        self, agent: Agent, folder: Path, instead: Mapping[Path, bytes] | None = None
+    ) -> None:
         self.folder = folder
         self.paths = neutron_agent.files(agent.reads, folder)
         for name in (COMMON_FILE, agent.file):
             if folder / name not in self.paths:
                 raise HostError(f"there is no {folder / name}", f"install {agent.title} anew")
-        self._files = {path: OptionFile(_read(path), path) for path in self.paths}
+        given = instead or {}
+        self._files = {
+            path: OptionFile(given[path] if path in given else _read(path), path)
+            for path in self.paths
+        }
 
     def content(self, name: str) -> OptionFile:
         """Give a file, by its name below ``/etc/neutron``."""
@@ -234,6 +241,12 @@ def would_cut(files: Files) -> str | None:
     return None
 
 
+def is_of_ovn(bridge: str, switch: Switch) -> bool:
+    """Tell whether a bridge is the integration bridge of OVN on this host."""
+    settings = switch.settings
+    return "ovn-remote" in settings and settings.get("ovn-bridge", INTEGRATION_BRIDGE) == bridge
+
+
 def _check_agent(wish: Wish, agent: Agent) -> None:
     if wish.needs not in (None, agent):
         option = "--interface-mapping is"
@@ -297,7 +310,7 @@ def _open_vswitch(
             )
         _check_bridge(bridge, snapshot, switch)
     _check_bridge(neutron_mappings.device(integration, "the integration bridge"), snapshot, switch)
-    if _is_of_ovn(integration, switch):
+    if is_of_ovn(integration, switch):
         raise HostError(
             f"{integration} is the integration bridge of OVN on this host",
             "take OVN away from the host with vifctl configure ovn --undo, or give Neutron another "
@@ -343,11 +356,6 @@ def _check_bridge(name: str, snapshot: Snapshot, switch: Switch) -> None:
             f"{name} is a device of this host{kind} and no bridge of Open vSwitch's",
             "map another name",
         )
-
-
-def _is_of_ovn(bridge: str, switch: Switch) -> bool:
-    settings = switch.settings
-    return "ovn-remote" in settings and settings.get("ovn-bridge", INTEGRATION_BRIDGE) == bridge
 
 
 def _check_uplink(bridge: str, device: str, foundation: Foundation) -> None:

@@ -14,6 +14,7 @@ from vif_driver.configuration import (
     neutron,
     neutron_connected,
     neutron_past,
+    neutron_vms,
     record,
     services,
 )
@@ -27,6 +28,7 @@ from vif_driver.configuration.services import Restart, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import ConfigError, HostError, Unavailable
 from vif_driver.host import (
+    kernel,
     neutron_agent,
     ovs_bridges,
     processes,
@@ -55,6 +57,7 @@ class OptionsSet(FileContent):
 
     def __init__(self, path: Path, content: bytes, facts: Sequence[Fact]) -> None:
         super().__init__(path, content, str(path))
+        self.path, self.content = path, content
         self._facts = facts
 
     def facts(self) -> Sequence[Fact]:
@@ -68,6 +71,8 @@ def configure(
     agent_name: str | None,
     wait: float | None,
     folder: Path | None = None,
+    *,
+    force: bool,
 ) -> list[str]:
     """Have an agent of Neutron's serve this host.
 
@@ -78,6 +83,7 @@ def configure(
         wait: seconds that an agent that is started has to connect to the message queue; None if
             nobody waits for it, which in a rehearsal nobody may.
         folder: where it is noted what was before; that of the host if not given.
+        force: whichever VMs lose their networks by it.
 
     Returns:
         What else is to be said.
@@ -90,15 +96,14 @@ def configure(
     agent, unit = _find_agent(wish, agent_name)
     files = Files(agent, neutron_agent.FOLDER)
     there = _switch(agent)
+    before = neutron_vms.ways_out(agent, files)
     plan = neutron.decide(wish, agent, files, snapshot.take(), there)
     edits, options = _edit(plan, files)
     restart = Restart(agent.unit) if options and unit.is_active else None
-    cut = neutron.would_cut(files) if restart is not None and agent is OPEN_VSWITCH else None
-    if cut is not None:
-        raise HostError(
-            f"{agent.title} has to be restarted, which would cut all VMs off ({cut})",
-            f"set it to false in {neutron_agent.FOLDER / agent.file}",
-        )
+    if not force:
+        neutron_vms.refuse_loss(before, neutron_vms.ways_out(agent, files))
+        if restart is not None:
+            neutron_vms.refuse_restart(agent, files)
     if restart is not None:
         changes.note(restart)
     made = [name for name in dict.fromkeys(plan.bridges) if name not in there.by_bridge]
@@ -124,10 +129,11 @@ def configure(
     ports = message_queue.ports(plan.transport_url)
     if started and wait is not None and ports:
         neutron_connected.wait(agent, ports, wait)
-    return [*_dead_ends(plan, there, wish), *_other_bridge(plan), *_readable(wish)]
+    dead_ends = [*_dead_ends(plan, there, wish), *_down(wish)]
+    return [*dead_ends, *_other_bridge(plan), *_readable(wish)]
 
 
-def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
+def undo(changes: Transaction, folder: Path | None = None, *, force: bool) -> list[str]:
     """Make the host what it was before it became one of Neutron's.
 
     What somebody else has changed since stays.
@@ -135,6 +141,7 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     Args:
         changes: as for :func:`configure`.
         folder: as there.
+        force: as there.
 
     Returns:
         What stays, and why.
@@ -146,10 +153,13 @@ def undo(changes: Transaction, folder: Path | None = None) -> list[str]:
     past = neutron_past.load(folder)
     if past is None:
         return ["nothing here was configured by vifctl configure neutron"]
-    _see_that_unused(past)
+    if not force:
+        neutron_vms.refuse_end(past)
     notes: list[str] = []
     edits = list(_revert(past.options, notes))
     restarts = [Restart(service.unit) for service in past.services if service.active and edits]
+    if not force:
+        _refuse_for_vms(past, edits)
     for restart in restarts:
         changes.note(restart)
     for service in past.services:
@@ -253,6 +263,16 @@ def _dead_ends(plan: Plan, there: Switch, wish: Wish) -> Iterable[str]:
             yield f"{name} leads nowhere: give it a network card with --uplink {name}:DEVICE"
 
 
+def _down(wish: Wish) -> Iterable[str]:
+    for device in wish.uplinks.values():
+        # Whoever manages it, such as NetworkManager, has it up or not; this would not last.
+        if kernel.is_down(device):
+            yield (
+                f"{device} is down, so nothing passes: ip link set {device} up, and see that it is "
+                "at boot, too"
+            )
+
+
 def _other_bridge(plan: Plan) -> Iterable[str]:
     ours = config.load().integration_bridge
     if plan.integration_bridge is not None and plan.integration_bridge != ours:
@@ -262,25 +282,18 @@ def _other_bridge(plan: Plan) -> Iterable[str]:
         )
 
 
-def _see_that_unused(past: Past) -> None:
-    stopped = {service.unit for service in past.services if not service.active}
-    if OPEN_VSWITCH.unit in stopped or past.bridges:
-        configured = neutron_agent.underlay().integration_bridge
-        for name in {*past.bridges, configured or neutron.INTEGRATION_BRIDGE}:
-            _refuse(bridges.users(name), name)
-    if neutron.LINUX_BRIDGE.unit in stopped:
-        kernel = snapshot.take()
-        for device in kernel.devices.values():
-            if device.kind == "tun" and (device.master or "").startswith("brq"):
-                _refuse(device.name, str(device.master))
-
-
-def _refuse(user: str | None, bridge: str) -> None:
-    if user is not None:
-        raise HostError(
-            f"{user} of a VM is on {bridge} and would be cut off",
-            "migrate or stop the VMs with external networks first",
-        )
+def _refuse_for_vms(past: Past, edits: Sequence[OptionsSet]) -> None:
+    """See that no VM needs what the agents that go on would no longer be told."""
+    instead = {edit.path: edit.content for edit in edits}
+    going_on = {service.unit for service in past.services if service.active}
+    for agent in AGENTS.values():
+        if instead and agent.unit in going_on:
+            now = Files(agent, neutron_agent.FOLDER)
+            then = Files(agent, neutron_agent.FOLDER, instead)
+            neutron_vms.refuse_loss(
+                neutron_vms.ways_out(agent, now), neutron_vms.ways_out(agent, then)
+            )
+            neutron_vms.refuse_restart(agent, then)
 
 
 def _kept(past: Past, there: Mapping[str, ovs_bridges.Bridge]) -> dict[str, str]:

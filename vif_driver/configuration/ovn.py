@@ -8,10 +8,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-from vif_driver.errors import ConfigError, HostError, one_line
+from vif_driver.errors import ConfigError, HostError, VifError, one_line
 from vif_driver.host.addresses import Ip, is_host_name
 from vif_driver.host.certificates import COLUMNS, Credentials
-from vif_driver.host.southbound import Encap, Remote
+from vif_driver.host.southbound import Encap, Remote, parse_remotes
 
 #: Where the southbound database listens if nothing else is said (ovn-sb(5)).
 PORT = 6642
@@ -50,6 +50,7 @@ class Wanted:
         encaps: kinds of tunnels.
         credentials: with which it speaks TLS; None for plain TCP.
         ipsec: tunnels can be encrypted by IPsec.
+        ipsec_may_fail: if that can't be had, all else is to be so nevertheless.
     """
 
     centrals: tuple[Central, ...]
@@ -58,12 +59,24 @@ class Wanted:
     encaps: tuple[str, ...] = ("geneve",)
     credentials: Credentials | None = None
     ipsec: bool = False
+    ipsec_may_fail: bool = False
 
     @property
     def remote(self) -> str:
         """The value of ``ovn-remote``."""
         kind = "tcp" if self.credentials is None else "ssl"
         return ",".join(central.method(kind) for central in self.centrals)
+
+    def shares_central(self, remote: str) -> bool:
+        """Tell whether a value of ``ovn-remote`` leads to the same database, as far as that shows.
+
+        One member in common will do, and it may listen at another port by now, or speak TLS.
+        """
+        try:
+            there = {_canonical(member.address) for member in parse_remotes(remote)}
+        except VifError:
+            return False
+        return any(str(central.address) in there for central in self.centrals)
 
     def ends(self, tunnel: Ip) -> set[Encap]:
         """Give what the southbound database is to have of this host's tunnels."""
@@ -163,6 +176,14 @@ def _parse_central(word: str) -> Central:
     if not 0 < int(port) < 65536:
         raise ConfigError(f"there is no port {port}", "give one from 1 to 65535")
     return Central(address, int(port))
+
+
+def _canonical(address: str) -> str:
+    """Give an address as it is usually written; anything else as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
 
 
 def _is_ip(text: str) -> bool:

@@ -21,8 +21,8 @@ from vif_driver.configuration.ovs_settings import OpenVSwitchSettings
 from vif_driver.configuration.services import OPEN_VSWITCH, ServiceState
 from vif_driver.configuration.transaction import Transaction
 from vif_driver.errors import HostError
-from vif_driver.host import certificates, ovn_controller, units
-from vif_driver.host.certificates import FOLDER
+from vif_driver.host import certificates, handed_credentials, ovn_controller, units
+from vif_driver.host.certificates import FOLDER, Credentials
 from vif_driver.host.ovs_settings import Settings, Tls
 from vif_driver.host.units import Unit
 
@@ -70,7 +70,7 @@ def join(
     Args:
         wanted: what it is to be like.
         changes: makes the changes.
-        vms: tells who would lose their networks by a new name.
+        vms: tells who would lose their networks by a new name, or another OVN.
         timeout: seconds in which OVN has to know the host; None if that does not matter.
         force: whoever loses them.
 
@@ -92,6 +92,11 @@ def join(
     renamed = name != _chassis_name(None, now)
     if renamed and "ovn-remote" in now.external_ids and not force:
         _refuse_for(vms(), f"its chassis' name changes from {_chassis_name(None, now)} to {name}")
+    remote = now.external_ids.get("ovn-remote")
+    if remote and not wanted.shares_central(remote) and not force:
+        # Another OVN does not know their ports, and has this host let go of them.
+        why = f"OVN's southbound database would no longer be {remote} but {wanted.remote}"
+        _refuse_for(vms(), why)
     if renamed or "ovn-remote" not in now.external_ids:
         hostname = now.external_ids.get("hostname")
         asyncio.run(ovn_registered.refuse_taken(wanted, address, name, hostname))
@@ -110,7 +115,7 @@ def join(
     if timeout is not None:
         asyncio.run(ovn_registered.wait(wanted, address, name, timeout))
     if wanted.credentials is not None and wanted.credentials.certificate.parent == FOLDER:
-        changes.make(AgentHasCredentials(wanted.credentials))
+        notes += _hand_over(wanted.credentials, changes)
     return notes
 
 
@@ -210,6 +215,17 @@ def _named_tls(wanted: Wanted, now: Settings) -> tuple[Tls | None, ...]:
     return (Tls(wanted.credentials),)
 
 
+def _hand_over(credentials: Credentials, changes: Transaction) -> list[str]:
+    """Have the agent started anew for the certificate; OVN serves this host in any case."""
+    error = changes.attempt(AgentHasCredentials(credentials))
+    if error is None:
+        return []
+    return [
+        f"vif-agent does not have this host's certificate so far: {error.what}; {error.remedy}, "
+        f"then: systemctl restart {handed_credentials.UNIT}"
+    ]
+
+
 def _make_ipsec_run(wanted: Wanted, changes: Transaction, name: str) -> list[str]:
     if not wanted.ipsec or wanted.credentials is None:
         return []
@@ -219,7 +235,16 @@ def _make_ipsec_run(wanted: Wanted, changes: Transaction, name: str) -> list[str
             "tunnels cannot be encrypted: this host has no openvswitch-ipsec; if OVN is to encrypt "
             "them, install it and run this again"
         ]
-    changes.make(ServiceState(service.name, active=True, enabled=True))
+    start = ServiceState(service.name, active=True, enabled=True)
+    if wanted.ipsec_may_fail:
+        error = changes.attempt(start)
+        if error is not None:
+            return [
+                f"tunnels cannot be encrypted: {error.what}; if OVN is to encrypt them, "
+                f"{error.remedy}, and run this again"
+            ]
+    else:
+        changes.make(start)
     certificate = wanted.credentials.certificate
     if name in certificates.names(certificate):
         return []

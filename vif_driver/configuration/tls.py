@@ -29,7 +29,8 @@ def check(credentials: Credentials) -> None:
         certificates.context(credentials)
         certificates.require_signed(credentials)
         ends = {
-            path: certificates.expiry(path) for path in (credentials.certificate, credentials.ca)
+            credentials.certificate: certificates.expiry(credentials.certificate),
+            credentials.ca: certificates.last_expiry(credentials.ca),
         }
     except Unavailable:
         raise

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -55,6 +55,26 @@ class Transaction:
         log.info("%s", "; ".join(fact.what for fact in facts if not fact.is_so))
         change.make()
         return True
+
+    def attempt(self, change: Change) -> HostError | None:
+        """Make a change that all the others do without: if it fails, it alone is taken back.
+
+        Returns:
+            Why it failed; None if it is made.
+        """
+        facts = list(self.facts)
+        before: Before | None = None
+        try:
+            before = change.before()
+            self.make(change)
+        except HostError as error:
+            self.facts = facts
+            if before is not None:
+                # If that fails, too, it stays half made: nothing else depends on it.
+                with contextlib.suppress(HostError):
+                    type(change).take_back(before)
+            return error
+        return None
 
     def note(self, change: Change) -> None:
         """Note what is needed to take a change back, without making it.
@@ -168,6 +188,11 @@ def begin(
             transaction.close()
 
 
+def heeded(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Give those of some signals that end this process; nohup has it ignore one for good."""
+    return [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def _take_back(noted: list[Noted]) -> tuple[list[str], list[Noted]]:
     """Take changes back, the last one first; whatever fails stays for another time."""
     told: list[str] = []
@@ -203,7 +228,7 @@ def _undisturbed() -> Iterator[None]:
     def notice(number: int, _frame: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, notice) for number in _SIGNALS}
+    before = {number: signal.signal(number, notice) for number in heeded(_SIGNALS)}
     try:
         yield
     finally:

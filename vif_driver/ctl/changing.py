@@ -84,9 +84,8 @@ def _ended_politely() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
-    }
+    ending = transaction.heeded((signal.SIGTERM, signal.SIGHUP))
+    before = {number: signal.signal(number, interrupt) for number in ending}
     try:
         yield
     finally:

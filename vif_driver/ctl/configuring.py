@@ -79,10 +79,11 @@ def _add_ovn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ipsec", action="store_true", help="have the host ready for OVN to encrypt its tunnels"
     )
-    _add_waiting(parser, "ovn-controller", 30.0)
     parser.add_argument(
-        "--force", action="store_true", help="even if VMs lose their networks by it"
+        "--ipsec-if-possible", action="store_true", help="the same, and if it fails all but that"
     )
+    _add_waiting(parser, "ovn-controller", 30.0)
+    _add_force(parser)
 
 
 def _check_ovn(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -149,6 +150,13 @@ def _add_neutron(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--undo", action="store_true", help="make the host what it was before")
     parser.add_argument("--dry-run", action="store_true", help="show it and change nothing")
     _add_waiting(parser, "the agent", 60.0)
+    _add_force(parser)
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="even if VMs lose their networks by it"
+    )
 
 
 def _add_waiting(parser: argparse.ArgumentParser, who: str, seconds: float) -> None:

@@ -33,10 +33,10 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
     wish = None if options.undo else _wish(options)
     with _changes(command, is_dry=options.dry_run) as changes:
         if wish is None:
-            notes = neutron_host.undo(changes)
+            notes = neutron_host.undo(changes, force=options.force)
         else:
             wait = None if options.no_wait or options.dry_run else options.timeout
-            notes = neutron_host.configure(changes, wish, options.agent, wait)
+            notes = neutron_host.configure(changes, wish, options.agent, wait, force=options.force)
     return tell(command, changes, notes, as_json=as_json, is_dry=options.dry_run)
 
 

@@ -31,7 +31,8 @@ def run(options: argparse.Namespace, *, as_json: bool) -> int:
         fqdn=ovn.parse_fqdn(options.fqdn) if options.fqdn else None,
         encaps=ovn.parse_encaps(options.encap),
         credentials=_credentials(options),
-        ipsec=options.ipsec,
+        ipsec=options.ipsec or options.ipsec_if_possible,
+        ipsec_may_fail=not options.ipsec,
     )
     timeout = None if options.no_wait else options.timeout
     with transaction_of(_COMMAND, repr(wanted)) as changes:

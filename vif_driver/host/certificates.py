@@ -139,14 +139,7 @@ def context(credentials: Credentials) -> ssl.SSLContext:
     made.verify_mode = ssl.CERT_REQUIRED
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     _load_key(made, credentials)
-    try:
-        made.load_verify_locations(cafile=str(credentials.ca))
-    except ssl.SSLError as error:
-        raise HostError(f"{credentials.ca} holds no certificate ({_reason(error)})", ENROLL) from (
-            error
-        )
-    except OSError as error:
-        raise _unreadable(credentials.ca, error) from error
+    _load_cas(made, credentials.ca)
     return made
 
 
@@ -182,17 +175,26 @@ def refused(server: str, why: str) -> HostError:
 
 
 def expiry(certificate: Path) -> datetime.datetime:
-    """Tell when a certificate expires.
+    """Tell when a certificate expires: the first of its file, others are of who signed it.
 
     Raises:
         HostError: it cannot be read.
     """
     text = _openssl("x509", "-noout", "-enddate", "-in", str(certificate))
-    try:
-        seconds = ssl.cert_time_to_seconds(text.strip().partition("=")[2])
-    except ValueError as error:
-        raise HostError(f"{certificate} does not say when it expires", ENROLL) from error
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return _moment(text.strip().partition("=")[2], certificate)
+
+
+def last_expiry(bundle: Path) -> datetime.datetime:
+    """Tell when the last of the CAs in a file expires: where one is renewed, both are there.
+
+    Raises:
+        HostError: it cannot be read.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _load_cas(made, bundle)
+    ends = [_moment(str(ca["notAfter"]), bundle) for ca in made.get_ca_certs()]
+    # It leaves out what doesn't call itself a CA, and yet may be trusted.
+    return max(ends) if ends else expiry(bundle)
 
 
 def names(certificate: Path) -> set[str]:
@@ -224,6 +226,23 @@ def require_pair(credentials: Credentials) -> None:
         HostError: it doesn't, or they cannot.
     """
     _load_key(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), credentials)
+
+
+def _load_cas(made: ssl.SSLContext, bundle: Path) -> None:
+    try:
+        made.load_verify_locations(cafile=str(bundle))
+    except ssl.SSLError as error:
+        raise HostError(f"{bundle} holds no certificate ({_reason(error)})", ENROLL) from error
+    except OSError as error:
+        raise _unreadable(bundle, error) from error
+
+
+def _moment(text: str, certificate: Path) -> datetime.datetime:
+    try:
+        seconds = ssl.cert_time_to_seconds(text)
+    except ValueError as error:
+        raise HostError(f"{certificate} does not say when it expires", ENROLL) from error
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
 
 
 def _load_key(made: ssl.SSLContext, credentials: Credentials) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from vif_driver.errors import HostError
 
+# linux/if.h
+_IFF_UP = 0x1
+
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -51,6 +54,15 @@ def master(name: str) -> str | None:
         return os.path.basename(os.readlink(f"/sys/class/net/{name}/master"))
     except OSError:
         return None
+
+
+def is_down(name: str) -> bool:
+    """Tell whether a device is there and was not set up, whatever its cable says."""
+    try:
+        flags = Path("/sys/class/net", name, "flags").read_text(encoding="ascii")
+        return not int(flags, 16) & _IFF_UP
+    except (OSError, ValueError):
+        return False
 
 
 def ifindex(name: str) -> int | None:

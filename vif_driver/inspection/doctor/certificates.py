@@ -61,7 +61,10 @@ def judge(used: Credentials) -> list[Finding]:
     try:
         certificates.require_pair(used)
         certificates.require_signed(used)
-        ends = {path: certificates.expiry(path) for path in (used.certificate, used.ca)}
+        ends = {
+            used.certificate: certificates.expiry(used.certificate),
+            used.ca: certificates.last_expiry(used.ca),
+        }
     except VifError as error:
         return [of_error(_NAME, error)]
     path = min(ends, key=lambda file: ends[file])
