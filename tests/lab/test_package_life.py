@@ -247,6 +247,21 @@ def test_installed_units_have_no_mistake(replaced: SystemdHypervisor) -> None:
     assert "vif-" not in checked.stderr
 
 
+def test_where_the_policy_module_comes_later_agent_and_socket_are_made_anew(
+    agents: list[SystemdProduct], packages: Packages, host: SystemdHypervisor
+) -> None:
+    inode = ["stat", "--format=%i", "/run/vif-driver/agent.sock"]
+    before = agents[0].agent.pid, host.output(inode)
+
+    # As the package does.
+    host.run(["systemctl", "try-restart", SOCKET_UNIT, SERVICE])
+
+    wait_agent(host, packages.now.version)
+    assert agents[0].agent.pid != before[0]
+    assert host.output(inode) != before[1]
+    assert host.system_state == "running"
+
+
 # ---- it is exchanged -----------------------------------------------------------------------------
 
 

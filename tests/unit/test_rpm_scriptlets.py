@@ -109,6 +109,13 @@ def test_with_the_policy_module_vdsms_notes_get_its_label(scriptlet: Scriptlet) 
     assert RELABEL in scriptlet(of_spec("posttrans selinux"), "1")
 
 
+def test_an_agent_that_was_there_first_is_restarted_with_its_socket(scriptlet: Scriptlet) -> None:
+    # The shell's own process stands for it, which is in no domain of ours.
+    restart = "systemctl try-restart vif-agent.socket vif-agent.service"
+
+    assert scriptlet(of_spec("posttrans selinux"), "1")[-1] == restart
+
+
 @pytest.mark.parametrize(("left", "called"), [("0", [RELABEL]), ("1", [])])
 def test_without_it_they_get_back_what_they_had(
     scriptlet: Scriptlet, left: str, called: list[str]
