@@ -19,9 +19,13 @@ DEADLINE = 20.0
 
 # Each notes that it was called, and all but these do nothing.
 PROGRAMS = {
+    "modprobe": "exit 1",
+    "py3compile": "",
     "restorecon": "",
     "selinuxenabled": "",
     "sleep": "touch {root}/run/vif-driver/released/" + TOKEN,
+    "systemd-sysusers": "",
+    "systemd-tmpfiles": "",
     "systemctl": """case "$*" in *MainPID*) echo $PPID ;; esac""",
 }
 
@@ -36,6 +40,11 @@ def of_spec(section: str) -> str:
     lines = re.split(r"^%(?:pre|post|files|trigger)\w*(?: \w+)?$", body, flags=re.M)[0]
     lines = "\n".join(line for line in lines.splitlines() if not line.startswith("%"))
     return re.sub(r"%\{(\w+)\}", lambda name: values[name[1]], lines)
+
+
+def of_debian(name: str) -> str:
+    """Give a maintainer script of the Debian package."""
+    return (PACKAGING / "debian" / name).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -75,6 +84,24 @@ def scriptlet(root: Path) -> Scriptlet:
         return [line for line in lines if not line.startswith(("selinuxenabled", "systemctl show"))]
 
     return run
+
+
+# ---- it comes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "argument"), [(of_spec("post"), "1"), (of_debian("postinst"), "configure")]
+)
+def test_the_kernel_is_ready_for_security_groups_before_the_next_boot(
+    root: Path, scriptlet: Scriptlet, text: str, argument: str
+) -> None:
+    # That a kernel may not have the module fails nothing.
+    on_a_running_host = scriptlet(text, argument)
+    (root / "run/systemd/system").rmdir()
+    in_an_image = scriptlet(text, argument)
+
+    assert "modprobe -q br_netfilter" in on_a_running_host
+    assert not [call for call in in_an_image if call.startswith("modprobe")]
 
 
 # ---- it goes -------------------------------------------------------------------------------------
