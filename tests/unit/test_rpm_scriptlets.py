@@ -20,6 +20,7 @@ DEADLINE = 20.0
 # Each notes that it was called, and all but these do nothing.
 PROGRAMS = {
     "modprobe": "exit 1",
+    "py3clean": "",
     "py3compile": "",
     "restorecon": "",
     "selinuxenabled": "",
@@ -107,24 +108,43 @@ def test_the_kernel_is_ready_for_security_groups_before_the_next_boot(
 # ---- it goes -------------------------------------------------------------------------------------
 
 
-def test_a_vm_that_stands_still_is_waited_for(run_folder: Path, scriptlet: Scriptlet) -> None:
+# Each stops the agent first.
+REMOVALS = pytest.mark.parametrize(
+    ("text", "argument"), [(of_spec("preun"), "0"), (of_debian("prerm"), "remove")]
+)
+
+
+def sleeps(called: list[str]) -> list[str]:
+    return [call for call in called if call.startswith("sleep")]
+
+
+@REMOVALS
+def test_a_vm_that_stands_still_is_waited_for(
+    run_folder: Path, scriptlet: Scriptlet, text: str, argument: str
+) -> None:
     (run_folder / "starting" / "vm").write_text(f'{{"token": "{TOKEN}"}}')
 
     # While it sleeps, the hook of the VM that it waits for lets that run.
-    assert scriptlet(of_spec("preun"), "0") == ["sleep 0.1"]
+    assert sleeps(scriptlet(text, argument)) == ["sleep 0.1"]
 
 
-def test_one_that_was_let_run_is_not(run_folder: Path, scriptlet: Scriptlet) -> None:
+@REMOVALS
+def test_one_that_was_let_run_is_not(
+    run_folder: Path, scriptlet: Scriptlet, text: str, argument: str
+) -> None:
     (run_folder / "starting" / "vm").write_text(f'{{"token": "{TOKEN}"}}')
     (run_folder / "released" / TOKEN).touch()
 
-    assert scriptlet(of_spec("preun"), "0") == []
+    assert sleeps(scriptlet(text, argument)) == []
 
 
-def test_nor_is_what_is_no_file(run_folder: Path, scriptlet: Scriptlet) -> None:
+@REMOVALS
+def test_nor_is_what_is_no_file(
+    run_folder: Path, scriptlet: Scriptlet, text: str, argument: str
+) -> None:
     os.mkfifo(run_folder / "starting" / "pipe")
 
-    assert scriptlet(of_spec("preun"), "0") == []
+    assert sleeps(scriptlet(text, argument)) == []
 
 
 # ---- SELinux -------------------------------------------------------------------------------------
