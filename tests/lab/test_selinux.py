@@ -312,6 +312,15 @@ def test_vdsms_notes_are_found_behind_their_link_in_the_content_of_vms(policy: A
     assert not {"var_lib_t", "virt_content_t"} & targets(policy, AGENT, READ, FILES)
 
 
+def test_a_folder_that_vdsm_makes_for_its_notes_gets_their_label(policy: Any) -> None:
+    named = setools.TERuleQuery(
+        policy, ruletype=["type_transition"], source="virtd_t", target="virt_content_t",
+        default="vif_agent_netconf_t", tclass={"dir"},
+    )  # fmt: skip
+
+    assert {rule.filename for rule in named.results()} == {"staging", "persistence"}
+
+
 def test_vdsm_has_all_rights_on_its_notes_and_copies_them_with_their_labels(policy: Any) -> None:
     for kind in ("dir", "file", "lnk_file"):
         for right in ("read", "create", "rename", "unlink" if kind != "dir" else "rmdir"):
