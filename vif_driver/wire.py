@@ -11,6 +11,8 @@ costs time (not even json), so both are a header line and two counted fields:
 Properties are ``NAME=value`` pairs, each ended by a NUL byte, as in a process's environment.
 Data is what VDSM's temporary file holds.  A reply with ``-`` leaves the file alone.  Flags are
 those with which the VM is to be started, besides the ones VDSM has in its file of launch flags.
+Of an agent that closes the connection without a reply the hook asks the same once more, and does
+then without it.
 The hook's half stands in hooks.d/vif_hook.py.
 """
 
@@ -77,6 +79,10 @@ class Reply:
     message: str = ""
     data: bytes | None = None
     launch_flags: int = 0
+
+
+class Declined(Exception):
+    """The agent knows that the hook's user will find the answer better than it could."""
 
 
 def parse_header(header: bytes) -> tuple[str, int, int]:

@@ -59,6 +59,7 @@ for word; do
             else
                 grep -sqx "$where ${word#*=}" $told || exit 1
             fi ;;
+        --remove-service=*) sed -i "/^$where ${word#*=}$/d" $told ;;
         *) exit 2 ;;
     esac
 done
@@ -94,6 +95,13 @@ def play(
     variables = {**VARIABLES, **ends, **more}
     task = {"ansible.builtin.include_role": {"name": ROLE}, "vars": variables}
     plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]}]
+    return run_playbook(host, plays, *options, check=check)
+
+
+def run_playbook(
+    host: SystemdHypervisor, plays: list[dict[str, Any]], *options: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook on the host itself."""
     host.write(PLAYBOOK, json.dumps(plays))  # which is YAML
     command = ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, PLAYBOOK]
     env = {"LC_ALL": "C.UTF-8", "HOME": "/root"}
@@ -231,6 +239,55 @@ def test_unconfigured_it_is_none_of_neutrons_again(before: State, undone: Played
     assert undone.changes > 0
     assert undone.state.common == before.common
     assert AGENT not in undone.state.running
+
+
+def test_unconfigured_it_lets_no_tunnels_through(first: Played, undone: Played) -> None:
+    assert first.state.firewall
+    assert undone.state.firewall == set()
+
+
+OF_OVN = {"vif_driver_ovn_central": CENTRAL_ADDRESS, "vif_driver_neutron": False}
+OF_NEUTRON = {"vif_driver_ovn_central": "", "vif_driver_neutron": True}
+
+
+@pytest.mark.parametrize(
+    ("variables", "services"),
+    [
+        ({**OF_OVN, "vif_driver_ovn_options": []}, ["vif-driver-geneve"]),
+        ({**OF_OVN, "vif_driver_ovn_options": ["--encap", "vxlan"]}, ["vif-driver-vxlan"]),
+        (
+            {**OF_OVN, "vif_driver_ovn_options": ["--no-ssl", "--encap=vxlan,geneve", "--ipsec"]},
+            ["vif-driver-geneve", "vif-driver-vxlan", "ipsec"],
+        ),
+        ({**OF_NEUTRON, "vif_driver_ovn_options": ["--ipsec"]}, []),
+        (
+            {
+                **OF_NEUTRON,
+                "vif_driver_ovn_options": [],
+                "vif_driver_neutron_tunnel_types": ["vxlan", "gre"],
+            },
+            ["vif-driver-vxlan", "gre"],
+        ),
+    ],
+)
+def test_the_firewall_is_opened_for_the_tunnels_that_there_are(
+    host: SystemdHypervisor, variables: dict[str, Any], services: list[str]
+) -> None:
+    told = "/root/services"
+    tasks = [
+        {"ansible.builtin.include_vars": f"{ROLE}/vars/main.yml"},
+        {
+            "ansible.builtin.copy": {
+                "content": "{{ vif_driver_tunnel_services | to_json }}",
+                "dest": told,
+            }
+        },
+    ]
+    plays = [{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}]
+
+    run_playbook(host, plays)
+
+    assert json.loads(host.read(told)) == services
 
 
 def test_what_is_wrong_is_shown_and_the_password_is_not(host: SystemdHypervisor) -> None:

@@ -25,6 +25,7 @@ from tests.lab.harness.pings import Probe, add_probe
 from tests.lab.harness.product import SERVICE, SystemdProduct, install_on
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.unit import Unit
+from tests.lab.harness.vdsm_notes import save
 from tests.lab.vifctl import killed
 from tests.unit.southbound_server import Authority
 from tests.unit.vdsm_tool import PROGRAM, TOOL
@@ -340,7 +341,7 @@ def test_one_of_several_centrals_is_enough(lab: Lab, host: SystemdHypervisor) ->
 
 def has_network(host: SystemdHypervisor, name: str, **attributes: object) -> None:
     """VDSM has set up a network, and written that down."""
-    host.write(f"/var/lib/vdsm/staging/netconf/nets/{name}", json.dumps(attributes))
+    save(host, {name: attributes})
 
 
 # ---- TLS -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from tests.lab.harness.command import run_command
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
-from tests.lab.harness.product import UNITS, SystemdProduct
+from tests.lab.harness.product import BOOT_PASS, UNITS, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vm_start import agent_status
 
@@ -82,10 +82,14 @@ def test_when_it_is_purged_nothing_is_left(
 ) -> None:
     before = [path for path in OURS if host.exists(path)]
     host.run(["touch", "/var/lib/vif-driver/neutron.json"])  # as on one of Neutron's hosts
+    host.run(["systemctl", "restart", BOOT_PASS])
+    noted = host.vsctl("get", "Open_vSwitch", ".", "external_ids")
 
     host.run(["dpkg", "--purge", "vif-driver"])
 
     assert before == list(OURS)
     assert [path for path in OURS if host.exists(path)] == []
+    assert "vif-driver-boot-id" in noted
+    assert "vif-driver" not in host.vsctl("get", "Open_vSwitch", ".", "external_ids")
     assert "vif-" not in host.output(["systemctl", "list-units", "--all", "--plain", "--no-legend"])
     assert "vif-agent" not in host.output(["getfacl", "-c", "/run/openvswitch/db.sock"])

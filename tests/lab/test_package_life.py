@@ -40,7 +40,7 @@ from tests.lab.harness.packages import (
     version_of,
 )
 from tests.lab.harness.pings import Probe
-from tests.lab.harness.product import SERVICE, SOCKET_UNIT, UNITS, SystemdProduct
+from tests.lab.harness.product import BOOT_PASS, SERVICE, SOCKET_UNIT, UNITS, SystemdProduct
 from tests.lab.harness.service import Daemon
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm, Vm
@@ -247,6 +247,21 @@ def test_installed_units_have_no_mistake(replaced: SystemdHypervisor) -> None:
     assert "vif-" not in checked.stderr
 
 
+def test_where_the_policy_module_comes_later_agent_and_socket_are_made_anew(
+    agents: list[SystemdProduct], packages: Packages, host: SystemdHypervisor
+) -> None:
+    inode = ["stat", "--format=%i", "/run/vif-driver/agent.sock"]
+    before = agents[0].agent.pid, host.output(inode)
+
+    # As the package does.
+    host.run(["systemctl", "try-restart", SOCKET_UNIT, SERVICE])
+
+    wait_agent(host, packages.now.version)
+    assert agents[0].agent.pid != before[0]
+    assert host.output(inode) != before[1]
+    assert host.system_state == "running"
+
+
 # ---- it is exchanged -----------------------------------------------------------------------------
 
 
@@ -414,14 +429,19 @@ def test_when_it_goes_nothing_is_left_and_no_vm_has_noticed(
     assert bare.read(f"{CONFIGURATION}.rpmsave") == EDITED
 
 
-def test_when_it_goes_no_unit_and_no_right_is_left(
+def test_when_it_goes_no_unit_no_right_and_no_note_in_open_vswitch_is_left(
     agents: list[SystemdProduct], host: SystemdHypervisor
 ) -> None:
     socket = "/run/openvswitch/db.sock"
+    ids = ["get", "Open_vSwitch", ".", "external_ids"]
+    host.run(["systemctl", "restart", BOOT_PASS])
+    noted = host.vsctl(*ids)
     before = host.output(["getfacl", "-c", socket])
 
     rpm(host, "-e", *NAMES)
 
+    assert "vif-driver-boot-id" in noted and "vif-driver-boot-removed" in noted
+    assert "vif-driver" not in host.vsctl(*ids)
     assert "user:vif-agent:rw-" in before
     assert "vif-agent" not in host.output(["getfacl", "-c", socket])
     assert "vif-" not in host.output(["systemctl", "list-units", "--all", "--plain", "--no-legend"])

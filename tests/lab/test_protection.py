@@ -22,9 +22,9 @@ from tests.lab.harness.product import SOCKET, Product, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm
 from tests.lab.harness.vdsm_hooks import HookError
+from tests.lab.harness.vdsm_notes import NETS, save
 from tests.lab.vifctl import vifctl
 
-NETS = "/var/lib/vdsm/staging/netconf/nets"
 KNOWN = "/run/vif-driver/protected/known"
 VNIC = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
 TAP = f"tap{VNIC[:11]}"
@@ -205,8 +205,7 @@ def host(lab: Lab) -> Hypervisor:
     host.ip(*LINKS)
     host.vsctl(*SWITCH)
     host.ip("addr add 172.16.7.1/24 dev inner", "link set inner mtu 2000 up")
-    for name, attributes in NOTED.items():
-        host.write(f"{NETS}/{name}", json.dumps(attributes))
+    save(host, NOTED)
     Product(host).install()
     return host
 
@@ -533,7 +532,7 @@ def service() -> Iterator[SystemdProduct]:
         assert isinstance(host, SystemdHypervisor)
         host.run(["rm", "-rf", "/etc/neutron"])
         host.vsctl("set", "Open_vSwitch", ".", "external_ids:ovn-encap-ip=192.0.2.11")
-        host.write(f"{NETS}/plain", json.dumps(PLAIN))
+        save(host, {"plain": PLAIN, "known": {"nic": "eth0"}})
         product = SystemdProduct(host)
         product.install()
         product.start()
@@ -548,6 +547,23 @@ def test_the_agent_as_a_service_judges_and_logs(service: SystemdProduct) -> None
     assert "eth0 carries this host's OVN tunnels" in line
     (entry,) = service.journal(VIF_EVENT="before_network_setup")
     assert entry["MESSAGE"] in line.replace("vif-driver: ", "")
+
+
+def test_what_vdsm_writes_for_others_not_to_read_is_judged_by_root(
+    service: SystemdProduct,
+) -> None:
+    vdsm = Vdsm(service.host)
+    service.host.run(["chmod", "700", "/var/lib/vdsm/staging"])
+    try:
+        again = refusal(vdsm, {"known": {"nic": "eth0"}, "plain": PLAIN})
+        other = refusal(vdsm, {"known": {"nic": "eth0", "vlan": 5}, "x": {"nic": "eth0"}})
+    finally:
+        service.host.run(["chmod", "755", "/var/lib/vdsm/staging"])
+
+    assert again == ""  # what repeats VDSM's notes
+    assert "eth0 carries this host's OVN tunnels" in other
+    told = [entry["MESSAGE"] for entry in service.journal() if "judged well" in entry["MESSAGE"]]
+    assert len(told) == 1
 
 
 def test_its_note_is_its_own_and_what_is_allowed_is_roots(service: SystemdProduct) -> None:

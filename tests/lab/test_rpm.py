@@ -190,6 +190,7 @@ def test_it_requires_what_hosts_have_by_the_names_that_el_gives_it(built: Build)
         "acl",
         f"config(vif-driver) = {built.version}-1",
         "firewalld-filesystem",
+        "openssl",
         "openvswitch >= 2.15",
         "openvswitch-ovn-common",
         "openvswitch-ovn-host",

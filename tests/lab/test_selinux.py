@@ -27,6 +27,7 @@ from tests.lab.harness.product import AGENT as PROGRAM
 from tests.lab.harness.product import SystemdProduct, install_into
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm
+from tests.lab.harness.vdsm_notes import NETCONF, save
 from tests.lab.neutron_vnics import FILTERED_BY_IPTABLES, a_vm
 
 SOURCE = PROJECT / "selinux"
@@ -200,7 +201,7 @@ def test_of_root_it_has_nothing_but_the_network(policy: Any) -> None:
 def test_it_may_not_read(policy: Any, what: str, kind: str) -> None:
     readable = targets(policy, AGENT, READ, FILES - {"dir"})
 
-    assert "vif_agent_etc_t" in readable
+    assert {"vif_agent_etc_t", "vif_agent_netconf_t"} <= readable
     assert policy.lookup_type(kind)
     assert kind not in readable, what
 
@@ -279,7 +280,10 @@ def test_hooks_and_administrators_connect_to_its_socket_and_nobody_else(policy: 
 def test_others_do_not_reach_it(policy: Any, stranger: str) -> None:
     assert policy.lookup_type(stranger)
     assert stranger not in who_connects(policy)
-    own = {"vif_agent_etc_t", "vif_agent_state_t", "vif_agent_released_t", "vif_agent_var_run_t"}
+    own = {
+        "vif_agent_etc_t", "vif_agent_state_t", "vif_agent_released_t", "vif_agent_var_run_t",
+        "vif_agent_netconf_t",
+    }  # fmt: skip
     assert not own & targets(policy, stranger, CHANGE, FILES)
 
 
@@ -298,6 +302,32 @@ def test_hooks_have_what_they_need_and_no_more(policy: Any) -> None:
     }  # fmt: skip
     assert given({"write", "create", "unlink"}, "file") == {"vif_agent_released_t"}
     assert given({"add_name", "remove_name"}, "dir") == {"vif_agent_released_t"}
+
+
+def test_vdsms_notes_are_found_behind_their_link_in_the_content_of_vms(policy: Any) -> None:
+    assert "vif_agent_netconf_t" in targets(policy, AGENT, READ, {"lnk_file"})
+    assert "vif_agent_netconf_t" in targets(policy, AGENT, READ, {"dir"})
+    above = targets(policy, AGENT, {"search"}, {"dir"})
+    assert {"var_lib_t", "virt_content_t"} <= above
+    assert not {"var_lib_t", "virt_content_t"} & targets(policy, AGENT, READ, FILES)
+
+
+def test_a_folder_that_vdsm_makes_for_its_notes_gets_their_label(policy: Any) -> None:
+    named = setools.TERuleQuery(
+        policy, ruletype=["type_transition"], source="virtd_t", target="virt_content_t",
+        default="vif_agent_netconf_t", tclass={"dir"},
+    )  # fmt: skip
+
+    assert {rule.filename for rule in named.results()} == {"staging", "persistence"}
+
+
+def test_vdsm_has_all_rights_on_its_notes_and_copies_them_with_their_labels(policy: Any) -> None:
+    for kind in ("dir", "file", "lnk_file"):
+        for right in ("read", "create", "rename", "unlink" if kind != "dir" else "rmdir"):
+            assert "vif_agent_netconf_t" in targets(policy, "virtd_t", {right}, {kind}), right
+    for kind in ("dir", "file"):
+        for right in ("relabelfrom", "relabelto"):
+            assert "vif_agent_netconf_t" in targets(policy, "virtd_t", {right}, {kind}), right
 
 
 def test_systemd_makes_the_socket_and_the_folders(policy: Any) -> None:
@@ -329,7 +359,11 @@ LABELS = {
     "/run/vif-driver/protected/known": "vif_agent_state_t",
     "/run/vif-driver/released/1": "vif_agent_released_t",
     "/run/vif-driver/metrics/vif-driver.prom": "vif_agent_metrics_t",
-    "/var/lib/vdsm/staging/netconf/nets/ovirtmgmt": "var_lib_t",
+    "/var/lib/vdsm/storage/image": "var_lib_t",  # EL's policy has another type for it
+    "/var/lib/vdsm/staging": "vif_agent_netconf_t",
+    "/var/lib/vdsm/staging/netconf": "vif_agent_netconf_t",
+    "/var/lib/vdsm/staging/netconf.KvHmQd3z/nets/ovirtmgmt": "vif_agent_netconf_t",
+    "/var/lib/vdsm/persistence/netconf.aB3dE5gH/bonds/bond0": "vif_agent_netconf_t",
 }
 
 
@@ -434,6 +468,8 @@ def needs() -> set[Need]:
         vdsm = Vdsm(host)
         vdsm.get_capabilities({"hostDevices": ["x" * 100] * 50_000})  # read by another process
         vdsm.get_stats()
+        save(host, {"storage": {"nic": "eth0", "bridged": False}})
+        vdsm.setup_networks({"storage": {"nic": "eth0", "bridged": False, "mtu": 1500}})
         vm = a_vm()
         vdsm.create_vm(vm)
         vdsm.destroy_vm(vm)
@@ -515,6 +551,7 @@ def test_what_it_does_all_day_is_allowed(policy: Any, root: Path, needs: set[Nee
     assert ("/run/openvswitch/db.sock", "write") in seen
     assert any("/proc/sys/net/" in path and right == "write" for path, right in seen)
     assert any(path.startswith("/run/credentials/") for path, _ in seen)
+    assert any(re.match(f"{NETCONF}[.].*/nets/storage", path) for path, _ in seen)
     assert any(path.startswith("/usr/bin/python3") and right == "execute" for path, right in seen)
     assert not denied, "\n".join(denied)
 
@@ -530,6 +567,7 @@ FEDORA = (
     "init_daemon_domain",
     "files_config_file",
     "files_pid_file",
+    "files_type",
     "corecmd_exec_bin",
     "miscfiles_read_generic_certs",
     "auth_read_passwd",

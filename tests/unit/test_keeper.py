@@ -46,7 +46,7 @@ class Note:
             ovsdb = Ovsdb(self.server.socket)
             ovsdb.replica.open()
             settings, host = config or Config(), Host(ovsdb=ovsdb)
-            keeper = Keeper(settings, host, Guard(settings, host, Known(self.path)))
+            keeper = Keeper(settings, host, Guard(settings, host, Known(self.path, (self.path,))))
             keeper.start()
             await scenario(ovsdb)
             await keeper.close()
@@ -132,6 +132,20 @@ def test_while_the_database_has_never_answered_an_older_note_stays(note: Note) -
     note.keep(scenario)
 
     assert note.devices == {"eth9"}
+
+
+def test_while_vdsms_notes_cannot_be_read_its_networks_stay_noted(note: Note) -> None:
+    note.server.vsctl(*ENCAP)
+    known = Protected({"eth0": "carries tunnels"}, {"tun": "eth0"})
+    Known(note.path).put(known)
+    (note.path.parents[1] / "netconf").write_text("no folder")
+
+    async def scenario(_ovsdb: Ovsdb) -> None:
+        await note.wait({"eth0", "br-int"})
+
+    note.keep(scenario)
+
+    assert Known(None, (note.path,)).get().networks == {"tun": "eth0"}
 
 
 def test_where_protection_is_switched_off_nothing_is_noted(note: Note) -> None:

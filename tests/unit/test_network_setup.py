@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from vif_driver.host.ovsdb import Ovsdb
 from vif_driver.host.replica import Replica
 from vif_driver.host.snapshot import Snapshot
 from vif_driver.protection import allowances, guard, known
-from vif_driver.wire import Reply, Request
+from vif_driver.wire import Declined, Reply, Request
 
 from .conftest import OvsdbServer
 from .underlay import PaperHost
@@ -190,6 +193,61 @@ def test_vdsms_notes_are_compared_with(folders: Path) -> None:
     again, gone = alone(asked({"tun": network})), alone(asked({"tun": {"remove": True}}))
 
     assert (again, gone.status) == (Reply(), 2)
+
+
+# ---- when VDSM's notes cannot be read ------------------------------------------------------------
+
+TUN = {"nic": "eth0", "bridged": False, "ipaddr": "192.0.2.1", "prefix": 24}
+GOES = asked({"tun": {"remove": True}})
+
+
+@pytest.fixture
+def deny(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """VDSM has a network on eth0; call it, and its notes cannot be read any more."""
+    (folders / "nets" / "tun").write_text(json.dumps(TUN))
+    read = os.scandir
+
+    def scan(path: Path) -> Any:
+        if path == folders / "nets":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    return lambda: monkeypatch.setattr(os, "scandir", scan)
+
+
+@pytest.mark.usefixtures("devices")
+def test_the_agent_leaves_it_to_root(server: OvsdbServer, deny: Callable[[], None]) -> None:
+    deny()
+
+    with pytest.raises(Declined):
+        by_agent(server, asked({"x": {"nic": "eth1"}}))
+
+
+@pytest.mark.usefixtures("devices", "server")
+def test_root_judges_by_what_was_known_then(
+    deny: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    alone(asked({}))
+    deny()
+
+    replies = [alone(GOES), alone(asked(TAKES)), alone(asked({"x": {"nic": "eth1"}}))]
+
+    assert [reply.status for reply in replies] == [2, 2, 0]
+    assert "'tun' would change tun, but eth0 carries this host's OVN tunnels" in replies[0].message
+    assert "judged by what was known: VDSM's notes of its networks cannot be read" in caplog.text
+
+
+@pytest.mark.usefixtures("devices", "server")
+def test_that_they_cannot_be_read_is_logged_once(
+    deny: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = Events(Config(), Host())
+    deny()
+
+    for _ in range(3):
+        asyncio.run(root.handle(Request(EVENT, {}, GOES)))
+
+    assert caplog.text.count("setupNetworks cannot be judged well: ") == 1
 
 
 # ---- when the host cannot be looked at -----------------------------------------------------------

@@ -102,6 +102,15 @@ def test_who_is_not_admitted_gets_no_answer(path: Path) -> None:
     assert frame == b"" and not asked
 
 
+def test_a_request_that_is_declined_gets_no_answer(path: Path) -> None:
+    async def answer(_request: Request) -> Reply:
+        raise wire.Declined
+
+    assert (
+        serving(path, lambda path: exchange(path, wire.encode_request(REQUEST)), ME, answer) == b""
+    )
+
+
 @pytest.mark.parametrize(
     ("event", "uid", "status"),
     [("reconcile", 0, 0), ("reconcile", 36, 1), ("status", 36, 0)],

@@ -3,23 +3,40 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vif_driver.host.vdsm_config import Entries
+from vif_driver.host.vdsm_config import Entries, Unreadable
 from vif_driver.protection.request import Network, parse_network
 
 
 @pytest.fixture
 def nets(tmp_path: Path) -> Path:
-    """VDSM's folder of networks."""
-    folder = tmp_path / "nets"
-    folder.mkdir()
-    return folder
+    """VDSM's folder of networks, to which it leads by a link."""
+    netconf = tmp_path / "netconf"
+    save(netconf, {})
+    return netconf / "nets"
+
+
+def save(netconf: Path, networks: dict[str, Any], suffix: str = "KvHmQd3z") -> None:
+    """Write everything anew, as VDSM does: into another folder, then the link is replaced."""
+    folder = netconf.with_name(f"netconf.{suffix}")
+    for kind in ("nets", "bonds"):
+        (folder / kind).mkdir(parents=True)
+    for name, attributes in networks.items():
+        (folder / "nets" / name).write_text(json.dumps(attributes))
+    link = netconf.with_name(f"{folder.name}.ln")
+    link.symlink_to(folder)
+    before = netconf.resolve()
+    link.replace(netconf)
+    if before != netconf:
+        shutil.rmtree(before)
 
 
 def note(nets: Path, name: str, **attributes: Any) -> None:
@@ -40,6 +57,36 @@ def test_every_network_has_a_file(nets: Path) -> None:
 
 def test_before_vdsm_has_written_anything_there_is_nothing(tmp_path: Path) -> None:
     assert Entries("nets", parse_network, tmp_path / "no").all() == {}
+
+
+def test_what_vdsm_writes_anew_is_read_anew(nets: Path) -> None:
+    entries = Entries("nets", parse_network, nets.parent)
+    save(nets.parent, {"tun": {"nic": "eth0"}, "gone": {"nic": "eth1"}}, "aaaaaaaa")
+    before = set(entries.all())
+
+    save(nets.parent, {"tun": {"nic": "eth2"}}, "bbbbbbbb")
+
+    assert before == {"tun", "gone"}
+    assert entries.all() == {"tun": Network("tun", base="eth2")}
+
+
+@pytest.mark.parametrize(("module", "call"), [(os, "scandir"), (Path, "open")])
+def test_what_may_not_be_read_is_not_taken_for_nothing(
+    nets: Path, monkeypatch: pytest.MonkeyPatch, module: object, call: str
+) -> None:
+    note(nets, "tun", nic="eth0")
+    entries = Entries("nets", parse_network, nets.parent)
+
+    def deny(path: Path, *_mode: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    # Root, who may run this, may read whatever its mode.
+    monkeypatch.setattr(module, call, deny)
+
+    with pytest.raises(Unreadable, match=r"Permission denied: '.*/nets.*restorecon -RF"):
+        entries.all()
+    monkeypatch.undo()
+    assert set(entries.all()) == {"tun"}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Service(Protocol):
     """What stands behind the socket."""
 
     async def handle(self, request: wire.Request) -> wire.Reply:
-        """Answer a request; must not raise."""
+        """Answer a request; must not raise anything but wire.Declined."""
 
     async def withdraw(self, request: wire.Request) -> None:
         """Take back what was done for a caller who is gone; must not raise."""
@@ -177,6 +177,9 @@ class Server:
         patience = self._patience.get(request.event, ANSWER_TIMEOUT)
         try:
             reply = await asyncio.wait_for(self._service.handle(request), patience)
+        except wire.Declined:
+            log.info("%s: left to the hook", request.event)
+            return
         except asyncio.TimeoutError:
             subject = describe(request)
             why = f"not done within {patience:g} s; see journalctl -u vif-agent"

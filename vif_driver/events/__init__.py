@@ -26,7 +26,7 @@ from vif_driver.host import Host
 from vif_driver.host.starts import Starts
 from vif_driver.journal import about
 from vif_driver.protection.guard import Guard
-from vif_driver.wire import HOST_EVENTS, Reply, Request
+from vif_driver.wire import HOST_EVENTS, Declined, Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ PLUGS = ("before_device_create", "before_nic_hotplug")
 
 
 class Events:
-    """Answers events; nothing that it is given makes it raise.
+    """Answers events; nothing that it is given makes it raise anything but Declined.
 
     Args:
         config: the configuration.
@@ -110,7 +110,11 @@ class Events:
         }
 
     async def handle(self, request: Request) -> Reply:
-        """Answer one event."""
+        """Answer one event.
+
+        Raises:
+            Declined: the hook is to find the answer by itself.
+        """
         subject = describe(request)
         try:
             handler = self._handlers.get(request.event)
@@ -119,6 +123,8 @@ class Events:
                     f"{request.event!r} is not an event of this driver", "remove the hook"
                 )
             return await handler(request)
+        except Declined:
+            raise
         except NotAnInterface as error:
             # The VM's custom properties reach the hooks of all its devices.
             return Reply(message=one_line(f"vif-driver: {subject}: {error.what}; left alone"))

@@ -8,12 +8,13 @@ import logging
 from vif_driver.config import Config
 from vif_driver.errors import one_line
 from vif_driver.host import Host
+from vif_driver.host.vdsm_config import Unreadable
 from vif_driver.journal import about
 from vif_driver.protection import request as setup
 from vif_driver.protection.guard import Guard
 from vif_driver.protection.known import OF_ROOT, Known
 from vif_driver.protection.policy import message
-from vif_driver.wire import Reply, Request
+from vif_driver.wire import Declined, Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class NetworkSetupEvents:
 
     def __init__(self, config: Config, host: Host, guard: Guard | None = None) -> None:
         self._protects = config.protects
+        self._by_agent = guard is not None
         self._guard = guard or Guard(config, host, Known(OF_ROOT))
 
     async def requested(self, request: Request) -> Reply:
@@ -37,6 +39,7 @@ class NetworkSetupEvents:
 
         Raises:
             BadRequest: it is no request that VDSM could carry out.
+            Declined: this is the agent, and root sees more.
         """
         if not self._protects:
             return Reply()
@@ -44,6 +47,8 @@ class NetworkSetupEvents:
         if asked.restores:  # that has to pass, and nobody is to wait for it
             return Reply()
         verdict = await self._guard.judge(asked)
+        if self._by_agent and isinstance(verdict.blind, Unreadable):
+            raise Declined  # the hook runs as root, who may read what VDSM has written
         fields = about(event=request.event)
         if verdict.blind is not None:
             log.warning("%s", one_line(f"judged by what was known: {verdict.blind}"), extra=fields)

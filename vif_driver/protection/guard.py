@@ -9,12 +9,12 @@ import logging
 from pathlib import Path
 
 from vif_driver.config import Config
-from vif_driver.errors import HostError, Unavailable
+from vif_driver.errors import HostError, Unavailable, one_line
 from vif_driver.host import Host, neutron_agent, ovsdb_socket, switch, threads
 from vif_driver.host.neutron_agent import Underlay
 from vif_driver.host.snapshot import Snapshot, Snapshots
 from vif_driver.host.switch import Switch
-from vif_driver.host.vdsm_config import Entries
+from vif_driver.host.vdsm_config import Entries, Unreadable
 from vif_driver.protection import allowances, policy
 from vif_driver.protection.changes import Running
 from vif_driver.protection.foundation import Foundation
@@ -36,7 +36,8 @@ class Verdict:
     Attributes:
         refusals: why it must not pass; nothing if it may.
         waived: what would be one more, if it had not been allowed, and by whom.
-        blind: why the host could not be looked at; None if it could.
+        blind: why the host, or what VDSM has written down, could not be looked at; None if it
+            could.
     """
 
     refusals: tuple[Refusal, ...] = ()
@@ -62,16 +63,18 @@ class Guard:
         self._underlay: tuple[list[tuple[Path, int, int]], Underlay] = ([], Underlay())
         self._known = known
         self._snapshots = Snapshots()
+        self._trouble = ""
 
     async def judge(self, request: SetupRequest) -> Verdict:
         """Judge a request."""
-        running = self.running()
-        blind: HostError | None = None
+        running, blind = self._try_running()
         refusals: list[Refusal] = []
         try:
             foundation = await self.look()
-            refusals = policy.judge(request, running, foundation)
-            self._note(foundation, running)
+            # What a network that is to go stands on, VDSM's notes alone may tell.
+            if blind is None:
+                refusals = policy.judge(request, running, foundation)
+            self._note(foundation, running if blind is None else None)
         except HostError as error:
             blind = error
         except Exception as error:  # a fault of ours is not to keep the host from every change
@@ -107,14 +110,20 @@ class Guard:
         """
         ovsdb = self._host.ovsdb
         last = Switch() if ovsdb is None else ovsdb.last_switch()
-        self._note(await self._foundation(last), self.running())
+        foundation = await self._foundation(last)
+        running, blind = self._try_running()
+        self._note(foundation, running if blind is None else None)
 
     def known(self) -> Protected:
         """Give what was protected when it was last seen."""
         return self._known.get()
 
     def running(self) -> Running:
-        """Give what VDSM has written down."""
+        """Give what VDSM has written down.
+
+        Raises:
+            Unreadable: it is not for this process to read.
+        """
         return Running(self._networks.all(), self._bonds.all())
 
     def allowed(self) -> dict[str, str]:
@@ -122,8 +131,24 @@ class Guard:
         by_hand = {one.device: one.by for one in allowances.all_()}
         return {**by_hand, **dict.fromkeys(self._config.allowed, "the configuration")}
 
-    def _note(self, foundation: Foundation, running: Running) -> None:
-        self._known.put(protected(foundation, running))
+    def _try_running(self) -> tuple[Running, HostError | None]:
+        """Give what VDSM has written down, or why that is not known, which is logged once."""
+        running, trouble = Running(), None
+        try:
+            running = self.running()
+        except Unreadable as error:
+            trouble = error
+            if self._trouble != str(error):
+                log.warning("%s", one_line(f"setupNetworks cannot be judged well: {error}"))
+        self._trouble = "" if trouble is None else str(trouble)
+        return running, trouble
+
+    def _note(self, foundation: Foundation, running: Running | None) -> None:
+        """Note what is protected; without what VDSM has written down its networks stay noted."""
+        found = protected(foundation, Running() if running is None else running)
+        if running is None:
+            found = dataclasses.replace(found, networks=self._known.get().networks)
+        self._known.put(found)
 
     async def _foundation(self, of_switch: Switch) -> Foundation:
         bridge = self._config.integration_bridge

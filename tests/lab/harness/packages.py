@@ -47,6 +47,7 @@ OF_HOST = {
     "/usr/bin/python3": "",
     "acl": "2.3.1",
     "firewalld-filesystem": "1.2.1",
+    "openssl": "3.0.7",
     "openvswitch": "2.15",
     "openvswitch-ovn-common": "2021",
     "openvswitch-ovn-host": "2021",
