@@ -29,6 +29,10 @@ from tests.lab.harness.watchdog import Watchdog
 
 CONFIGURATION = "/etc/vif-driver/vif-driver.conf"
 
+#: Settings for tests that are about no deadline: the default one may pass on a busy computer.  A
+#: hook that waits for this one still ends before VDSM would kill it.
+PATIENT = "[start]\ndeadline = 100\n"
+
 PortMaker = Callable[..., LogicalPort]
 GuestMaker = Callable[..., Guest]
 VmMaker = Callable[..., Vm]
@@ -110,18 +114,20 @@ def network(lab: Lab) -> Network:
 
 
 @pytest.fixture(scope="module")
-def installed(lab: Lab) -> list[Product]:
-    """The product, installed on every hypervisor of the lab, its daemon not started."""
-    products = [Product(host) for host in lab.hosts]
-    for product in products:
-        product.install()
-    return products
+def settings() -> str | None:
+    """How the product is configured; by default not at all, as it is installed."""
+    return None
 
 
 @pytest.fixture(scope="module")
-def settings() -> str | None:
-    """How :func:`product` is configured; by default not at all, as it is installed."""
-    return None
+def installed(lab: Lab, settings: str | None) -> list[Product]:
+    """The product on every hypervisor, configured with ``settings``; its daemon isn't started."""
+    products = [Product(host) for host in lab.hosts]
+    for product in products:
+        product.install()
+        if settings is not None:
+            product.host.write(CONFIGURATION, settings)
+    return products
 
 
 @pytest.fixture(scope="module")

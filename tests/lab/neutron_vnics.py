@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.lab.conftest import new_mac
+from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
@@ -51,4 +52,4 @@ def vdsm(host: Hypervisor, product: Product) -> Iterator[Vdsm]:
     yield vdsm
     for domain in host.libvirt.connection.listAllDomains():
         domain.destroy()
-    assert not ours(host)
+    wait_until(lambda: not ours(host), 30, "nothing left")

@@ -16,7 +16,7 @@ from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.ovn_central import LogicalPort
-from tests.lab.harness.pings import Probe
+from tests.lab.harness.pings import SELDOM, Probe
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm, ended
 from tests.lab.harness.vdsm_hooks import HookError
@@ -34,8 +34,6 @@ from tests.lab.migrations import (
 
 # Seconds that a guest stands still; without what the agents do, all that it is sent then is lost.
 STANDSTILL = 5.0
-# Between two pings to it: a tap keeps some five hundred.
-SELDOM = 0.05
 # Milliseconds that a guest may stand still, so many that it may do so at once.
 MINUTES = 600_000
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.lab.conftest import CONFIGURATION
+from tests.lab.conftest import CONFIGURATION, PATIENT
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.neutron import Neutron, NeutronNetwork, NeutronPort
@@ -64,18 +64,33 @@ class Server:
         return True
 
 
-@pytest.fixture
-def impatient(host: Hypervisor, product: Product) -> Iterator[None]:
-    """VMs do not wait for their vNICs."""
-    before = host.read(CONFIGURATION)
+@contextmanager
+def configured(product: Product, text: str) -> Iterator[None]:
+    """The product, configured in another way."""
+    before = product.host.read(CONFIGURATION)
 
     def configure(text: str) -> None:
-        host.write(CONFIGURATION, text)
-        product.agent.restart()
+        product.host.write(CONFIGURATION, text)
+        product.stop()
+        product.start()
 
-    configure("[start]\ndeadline = 0\n")
+    configure(text)
     yield
     configure(before)
+
+
+@pytest.fixture
+def impatient(product: Product) -> Iterator[None]:
+    """VMs do not wait for their vNICs."""
+    with configured(product, "[start]\ndeadline = 0\n"):
+        yield
+
+
+@pytest.fixture
+def patient(product: Product) -> Iterator[None]:
+    """VMs wait for their vNICs as long as it takes."""
+    with configured(product, PATIENT):
+        yield
 
 
 @pytest.fixture
@@ -168,7 +183,7 @@ def test_guests_on_linux_bridges_reach_each_other(
         assert first.reaches(second)
 
 
-@pytest.mark.usefixtures("linux_bridge")
+@pytest.mark.usefixtures("linux_bridge", "patient")
 def test_a_vm_on_a_linux_bridge_runs_once_its_device_is_on_the_networks_bridge(
     vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
 ) -> None:
@@ -279,7 +294,7 @@ def test_where_open_vswitch_filters_a_vnic_is_plugged_into_the_integration_bridg
     assert bridge == "br-int"
 
 
-@pytest.mark.usefixtures("direct")
+@pytest.mark.usefixtures("direct", "patient")
 def test_a_vm_on_a_direct_port_runs_once_the_agent_has_wired_it(
     vdsm: Vdsm, host: Hypervisor, neutron: Neutron, network: NeutronNetwork, open_: str
 ) -> None:
@@ -379,7 +394,7 @@ def test_a_hybrid_port_that_somebody_deleted_is_plugged_again_and_wired_again(
 
         host.vsctl("del-port", second.name("qvo"))
         again = lambda: host.ovs.port(second.name("qvo")).get("tag") == wired  # noqa: E731
-        wait_until(again, 30, "the port in its VLAN", interval=0.1)
+        wait_until(again, 90, "the port in its VLAN", interval=0.1)
 
         assert first.reaches(second)
 

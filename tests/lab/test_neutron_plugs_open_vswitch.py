@@ -347,10 +347,12 @@ def test_an_agent_killed_in_the_middle_of_a_plug_is_made_good_by_the_next_one(
 
     plugging = threading.Thread(target=plug)
     plugging.start()
-    wait_until(lambda: host.ovs.port(name(vm, "qvo")), 10, "the port in the middle of the plug")
-    product.kill()
-    plugging.join()
-    host.ovs.vswitchd.resume()
+    try:
+        wait_until(lambda: host.ovs.port(name(vm, "qvo")), 10, "the port in the middle of the plug")
+        product.kill()
+        plugging.join()
+    finally:
+        host.ovs.vswitchd.resume()
     half_made = ours(host)
     product.start()
 
@@ -374,7 +376,7 @@ def test_a_plug_that_fails_late_leaves_nothing(vdsm: Vdsm, host: Hypervisor) -> 
         host.ovs.vswitchd.resume()
 
     assert "ovs-vswitchd did not take port" in failed.value.stderr
-    wait_until(lambda: not ours(host), 5, "nothing left")
+    wait_until(lambda: not ours(host), 30, "nothing left")
 
 
 @pytest.mark.parametrize("prefix", ["qbr", "qvb", "qvo", "tap"])

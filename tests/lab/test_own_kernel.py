@@ -24,7 +24,7 @@ from tests.lab.harness.kernel_host import KernelHost
 from tests.lab.harness.lab import Lab
 from tests.lab.harness.machine import PROJECT
 from tests.lab.harness.nic import Nic
-from tests.lab.harness.product import Product
+from tests.lab.harness.product import KNOWN, Product
 from tests.lab.harness.vdsm import Vdsm
 
 #: Seconds for what takes one on this computer.
@@ -65,6 +65,7 @@ def product(host: KernelHost) -> Product:
     # As systemd does it, by the product's own list.
     host.run("modprobe -a $(grep -v '#' /usr/lib/modules-load.d/vif-driver.conf)")
     product.start()
+    wait_until(lambda: host.exists(KNOWN), 60, "the agent with Open vSwitch")
     return product
 
 
@@ -226,15 +227,19 @@ def test_a_vnic_is_plugged_and_its_lost_tap_is_noticed(
     tap = plug_as_libvirt_does(host, xml)
     assert tap == nic.tap
     host.ovs.wait_ready(tap, LONG)
-    lab.central.wait_bound(port.name, "hv1")
+    lab.central.wait_bound(port.name, "hv1", LONG)
     assert f": {tap}\n" in host.run(["ovs-dpctl", "show"]).stdout
-    listed = host.run(["vifctl", "list"], check=False).stdout  # no libvirt: not all is well
-    assert [tap, "yes"] in [line.split()[-2:] for line in listed.splitlines()]
+
+    def is_listed() -> bool:
+        listed = host.run(["vifctl", "list"], check=False).stdout  # no libvirt: not all is well
+        return [tap, "yes"] in [line.split()[-2:] for line in listed.splitlines()]
+
+    wait_until(is_listed, LONG, "the vNIC among those that work")
 
     host.ip(f"link del {tap}")
     host.ovs.wait("Interface", tap, "ofport=-1", timeout=LONG)
     assert "No such device" in host.ovs.interface(tap)["error"]
-    lab.central.wait_unbound(port.name)
+    lab.central.wait_unbound(port.name, LONG)
     assert f": {tap}\n" not in host.run(["ovs-dpctl", "show"]).stdout
 
     host.ip(f"tuntap add {tap} mode tap", f"link set {tap} up")

@@ -18,14 +18,13 @@ from tests.lab.conftest import CONFIGURATION
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import VDSM_USER, Hypervisor
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.product import SOCKET, Product, SystemdProduct
+from tests.lab.harness.product import KNOWN, SOCKET, Product, SystemdProduct
 from tests.lab.harness.systemd_hypervisor import SystemdHypervisor
 from tests.lab.harness.vdsm import Vdsm
 from tests.lab.harness.vdsm_hooks import HookError
 from tests.lab.harness.vdsm_notes import NETS, save
 from tests.lab.vifctl import vifctl
 
-KNOWN = "/run/vif-driver/protected/known"
 VNIC = "3c1ad1e9-4d6a-4f0e-9f5b-0d6c2a7b1e11"
 TAP = f"tap{VNIC[:11]}"
 REMOVE = {"remove": True}
@@ -363,10 +362,13 @@ def test_what_is_allowed_passes_until_it_is_revoked(
 def test_it_ends_by_itself_and_the_log_says_that_it_was_used(
     host: Hypervisor, agent: Product, vdsm: Vdsm
 ) -> None:
-    host.run(["vifctl", "protect", "--allow", "six", "--for", "3"])
+    host.run(["vifctl", "protect", "--allow", "six", "--for", "5m"])
+    allowed = refusal(vdsm, {"six": REMOVE})
 
-    assert refusal(vdsm, {"six": REMOVE}) == ""
-    wait_until(lambda: refusal(vdsm, {"six": REMOVE}) != "", 20, "the end of what is allowed")
+    host.run(["vifctl", "protect", "--allow", "six", "--for", "1"])  # in the other's place
+    wait_until(lambda: refusal(vdsm, {"six": REMOVE}) != "", 30, "the end of what is allowed")
+
+    assert allowed == ""
     assert "setupNetworks may go on as root allowed six: network 'six' would be" in agent.log()
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from tests.lab.harness import topology
+from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.kernel_host import KernelHost
 from tests.lab.harness.lab import Lab
-from tests.lab.harness.product import Product
+from tests.lab.harness.product import KNOWN, Product
 from tests.lab.harness.vdsm import Vdsm
 from tests.lab.harness.vdsm_hooks import HookError
 from tests.unit.test_protection_policy import BRIDGED, ROWS, Expected
@@ -91,6 +92,7 @@ def test_vdsm_is_told_by_the_agent(host: KernelHost) -> None:
     product = Product(host)
     product.install()
     product.start()
+    wait_until(lambda: host.exists(KNOWN), 60, "the agent with Open vSwitch")
     vdsm = Vdsm(host)
 
     asked = {"tun": {**BRIDGED, "stp": True}, "other": {"bonding": "bond0", "vlan": 7}}

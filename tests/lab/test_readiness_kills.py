@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab.conftest import (
     AGENT_WAS_KILLED,
+    PATIENT,
     Configure,
     DoomedMaker,
     Point,
@@ -81,6 +82,12 @@ def lab() -> Iterator[Lab]:
     """One hypervisor with OVN."""
     with Lab(hypervisors=1) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def settings() -> str:
+    """As long as it takes is waited for vNICs."""
+    return PATIENT
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.conftest import StartMaker, VmMaker
+from tests.lab.conftest import PATIENT, StartMaker, VmMaker
 from tests.lab.harness.deadline import wait_until
 from tests.lab.harness.hypervisor import VDSM_USER, Hypervisor
 from tests.lab.harness.lab import Lab
@@ -25,6 +25,12 @@ def lab() -> Iterator[Lab]:
     """One hypervisor with OVN."""
     with Lab(hypervisors=1) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def settings() -> str:
+    """As long as it takes is waited for vNICs."""
+    return PATIENT
 
 
 @pytest.fixture(scope="module")

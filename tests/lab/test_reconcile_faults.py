@@ -32,7 +32,7 @@ from tests.lab.harness.libvirt_daemon import libvirt
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.open_vswitch import DATABASE
 from tests.lab.harness.ovn_central import LogicalPort, Network
-from tests.lab.harness.pings import Probe
+from tests.lab.harness.pings import SELDOM, Probe
 from tests.lab.harness.product import LOG, Product
 from tests.lab.harness.vdsm import Vdsm, Vm
 from tests.lab.harness.vm_start import state
@@ -42,6 +42,9 @@ GRACE, SETTLE = 1.0, 1.0
 
 #: Seconds that the agent waits for libvirt.
 LIBVIRT_TIMEOUT = 5.0
+
+#: Seconds, more than the agent lets pass after a failure of its own.
+RETRIED = 90
 
 #: More than the agent removes at once.
 MANY = 2000
@@ -97,13 +100,21 @@ def incoming(installed: list[Product], vdsms: list[Vdsm], new_vm: VmMaker) -> It
         with contextlib.suppress(libvirt.libvirtError):  # it is aborted
             source.migrate(vm, target, parameters={"bandwidth": 1})
 
+    def on_its_way() -> bool:
+        with contextlib.suppress(libvirt.libvirtError):  # it hasn't begun
+            return bool(domain.jobStats().get("memory_processed"))
+        return False
+
     migrating = threading.Thread(target=migrate)
     migrating.start()
-    wait_until(lambda: domain.jobStats().get("memory_processed"), 20, "the first byte")
-    yield vm
-    with contextlib.suppress(libvirt.libvirtError):
-        domain.abortJob()
-    migrating.join()
+    try:
+        wait_until(on_its_way, 60, "the first byte")
+        yield vm
+    finally:
+        while migrating.is_alive():
+            with contextlib.suppress(libvirt.libvirtError):  # it hasn't begun, or has just ended
+                domain.abortJob()
+            migrating.join(0.2)
     source.destroy_vm(vm)
     installed[1].stop()
 
@@ -117,7 +128,7 @@ def wait_none_stale(host: Hypervisor) -> None:
 
 
 def wait_gone(host: Hypervisor, name: str) -> None:
-    wait_until(lambda: name not in host.ovs.ports(), 30, f"the end of {name}")
+    wait_until(lambda: name not in host.ovs.ports(), RETRIED, f"the end of {name}")
 
 
 # ---- whoever dies --------------------------------------------------------------------------------
@@ -137,7 +148,7 @@ def test_an_agent_that_is_killed_while_it_removes_leaves_the_rest_to_the_next(
     before = host.ovs.interface(tap(live))["_uuid"]
     agent = doomed(point)
 
-    with probe.ping(live_port.address) as pings:
+    with probe.ping(live_port.address, interval=SELDOM) as pings:
         names = add_stale_ports(host, MANY)
         wait_until(lambda: not agent.running, 30, "the agent's end", interval=0.1)
         left = count_stale_ports(host)
@@ -155,7 +166,7 @@ def test_a_database_that_is_restarted_meanwhile_loses_what_was_to_go_and_nothing
 ) -> None:
     before = host.ovs.interface(tap(live))["_uuid"]
 
-    with probe.ping(live_port.address) as pings:
+    with probe.ping(live_port.address, interval=SELDOM) as pings:
         add_stale_ports(host, MANY)
         wait_until(lambda: count_stale_ports(host) < MANY, 30, "the first removal", interval=0.0)
         host.ovs.database.kill()
@@ -177,9 +188,10 @@ def test_vms_are_plugged_again_when_the_database_was_lost(
     host.path(DATABASE).unlink()
     host.start_ovs()
 
-    wait_until(lambda: host.ovs.port(tap(live)), 30, "the VM's port", interval=0.1)
+    wait_until(lambda: host.ovs.port(tap(live)), RETRIED, "the VM's port", interval=0.1)
     assert written(host, tap(live)) == before
-    assert live.running.reaches(network.gateway)
+    host.ovs.wait_ready(tap(live), 60)
+    assert live.running.reaches(network.gateway, timeout=30)
 
 
 # ---- whoever hangs -------------------------------------------------------------------------------

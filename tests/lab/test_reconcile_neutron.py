@@ -44,6 +44,9 @@ LONG_AGO = 130
 #: Seconds, more than two looks and the grace take.
 LONG = 3.5
 
+#: Seconds, more than the agent lets pass after a failure of its own.
+RETRIED = 90
+
 ADD_VETH = "vif_driver.host.links:Links.add_veth"
 ADD_PORT = "vif_driver.host.ovsdb:Ovsdb.add_port"
 POINTS = {
@@ -68,7 +71,8 @@ def installed(host: Hypervisor) -> list[Product]:
 def unfiltered(host: Hypervisor, agent: Product) -> Iterator[None]:
     """The host's agent of Neutron filters in Open vSwitch."""
     host.write(CONFIGURATION, SETTINGS.format("openvswitch"))
-    agent.agent.restart()
+    agent.stop()
+    agent.start()
     yield
     host.write(CONFIGURATION, SETTINGS.format("iptables_hybrid"))
 
@@ -110,13 +114,19 @@ def ours(host: Hypervisor) -> set[str]:
 
 
 def wait_nothing_left(host: Hypervisor) -> None:
-    wait_until(lambda: not ours(host), 20, "an end of all that was left", interval=0.1)
+    wait_until(lambda: not ours(host), RETRIED, "an end of all that was left", interval=0.1)
 
 
 def give_address(vm: Vm) -> str:
     address = f"10.9.0.{next(_addresses)}"
     vm.running.set_address(vm.running.device(vm.nics[0].mac), f"{address}/24")
     return address
+
+
+def wait_reached(probe: Probe, vm: Vm) -> None:
+    """Give a VM an address, and wait for its answer."""
+    address = give_address(vm)
+    wait_until(lambda: probe.reaches(address), 30, "an answer of the VM")
 
 
 def wire(host: Hypervisor, port: str) -> None:
@@ -228,7 +238,7 @@ def test_a_vm_that_starts_again_before_the_second_look_wins(
     plugged = ours(host)
     wire(host, name(vm, "qvo"))
 
-    assert probe.reaches(give_address(vm), timeout=5)
+    wait_reached(probe, vm)
     assert ours(host) == plugged
 
 
@@ -240,7 +250,7 @@ def comes_back(host: Hypervisor, port: str) -> None:
     before = written(host, port)
     wire(host, port)
     host.vsctl("del-port", port)
-    wait_until(lambda: host.ovs.port(port), 20, f"the port {port}", interval=0.1)
+    wait_until(lambda: host.ovs.port(port), RETRIED, f"the port {port}", interval=0.1)
     assert written(host, port) == before
 
 
@@ -252,7 +262,7 @@ def test_a_hybrid_port_that_somebody_deleted_is_plugged_again(
     comes_back(host, name(vm, "qvo"))
     wire(host, name(vm, "qvo"))
 
-    assert probe.reaches(give_address(vm), timeout=5)
+    wait_reached(probe, vm)
 
 
 @pytest.mark.usefixtures("unfiltered")

@@ -473,7 +473,8 @@ def needs() -> set[Need]:
         vm = a_vm()
         vdsm.create_vm(vm)
         vdsm.destroy_vm(vm)
-        assert all(run.status == 0 for run in vdsm.runs), vdsm.runs
+        # For a report VDSM waits a few seconds only, and strace takes its time.
+        assert all(run.status == 0 for run in vdsm.runs if run.vm_id), vdsm.runs
         product.stop()
         return set(used(host.read(TRACE)))
 

@@ -97,7 +97,7 @@ def test_the_journal_keeps_the_fields_of_an_entry(host: SystemdHypervisor) -> No
 
     host.run(["/usr/bin/python3", "-I", "-c", script], user="vdsm")
 
-    found = wait_until(lambda: host.journal(LAB_TEST="one"), 5, "the entry")
+    found = wait_until(lambda: host.journal(LAB_TEST="one"), 30, "the entry")
     assert [entry["MESSAGE"] for entry in found] == ["hello"]
     assert (found[0]["PRIORITY"], found[0]["_UID"]) == ("4", "36")
     assert found[0]["_BOOT_ID"] == host.boot_id.replace("-", "")
@@ -136,7 +136,7 @@ def test_a_unit_is_killed(sleeper: Unit) -> None:
 
     sleeper.kill()
 
-    wait_until(lambda: sleeper.state == "failed", 5, "notice of its end")
+    wait_until(lambda: sleeper.state == "failed", 30, "notice of its end")
     assert sleeper.property("Result") == "signal"
 
 
@@ -147,10 +147,10 @@ def test_a_unit_can_be_frozen(sleeper: Unit, host: SystemdHypervisor) -> None:
     sleeper.start()
 
     sleeper.suspend()
-    wait_until(lambda: state() == "T", 5, "halt")
+    wait_until(lambda: state() == "T", 30, "halt")
     sleeper.resume()
 
-    wait_until(lambda: state() == "S", 5, "life")
+    wait_until(lambda: state() == "S", 30, "life")
 
 
 def test_a_killed_daemon_is_brought_back_if_its_unit_says_so(host: SystemdHypervisor) -> None:
@@ -184,7 +184,7 @@ def test_a_power_cut_keeps_the_disk_and_the_journal(lab: Lab, host: SystemdHyper
     host.write("/var/lib/kept", "x")
     host.write("/run/lost", "x")
     host.run(["logger", "-t", "lab", "before the cut"])
-    wait_until(lambda: host.journal(SYSLOG_IDENTIFIER="lab"), 5, "the entry")
+    wait_until(lambda: host.journal(SYSLOG_IDENTIFIER="lab"), 30, "the entry")
 
     host.power_cut()
     host.boot()
@@ -214,7 +214,7 @@ def test_a_shutdown_ends_every_unit_in_order(lab: Lab, host: SystemdHypervisor) 
     seconds = time.monotonic() - start
     host.boot()
 
-    assert seconds < 10
+    assert seconds < 30
     stopped = [entry["MESSAGE"] for entry in host.journal("--boot=-1", UNIT="libvirtd.service")]
     assert any("Stopped" in message for message in stopped)
 

@@ -193,13 +193,14 @@ def other(lab: Lab, host: Hypervisor, product: Product, new_port: PortMaker) -> 
 
 
 def test_a_port_deleted_from_the_integration_bridge_is_the_diagnosis(
-    host: Hypervisor, other: Vm
+    host: Hypervisor, product: Product, other: Vm
 ) -> None:
     nic = other.nics[0]
-    host.vsctl("del-port", "br-int", nic.tap)
-
-    found = diagnosis(vifctl(host, "trace", nic.tap))
-    listed = next(v for v in vifctl(host, "list").json["vnics"] if v["id"] == nic.vnic_id)
+    product.stop()  # it would plug the port again
+    with broken(product.start):
+        host.vsctl("del-port", "br-int", nic.tap)
+        found = diagnosis(vifctl(host, "trace", nic.tap))
+        listed = next(v for v in vifctl(host, "list").json["vnics"] if v["id"] == nic.vnic_id)
 
     assert (found["name"], found["detail"]) == ("port", f"Open vSwitch has no port {nic.tap}")
     assert (listed["ready"], listed["wrong"]["name"]) == (False, "port")
@@ -243,7 +244,7 @@ def test_a_port_that_another_host_took_is_the_diagnosis(
         lab.central.wait_bound(nic.vnic_id, "hv2")
         host.ovn_controller.suspend()
         with broken(host.ovn_controller.resume):
-            lab.central.nbctl("remove", *port, "requested-chassis")
+            lab.central.nbctl("--wait=sb", "remove", *port, "requested-chassis")
             hops = vifctl(host, "trace", nic.tap).json["hops"]
 
     chassis = next(hop for hop in hops if hop["name"] == "chassis")
@@ -274,7 +275,7 @@ def test_a_row_whose_vm_is_gone_is_listed_as_such(host: Hypervisor, vm: Vm) -> N
         f"external_ids:vm-id={gone}",
         "external_ids:attached-mac=fa:16:3e:00:00:01",
     )
-    with broken(lambda: host.vsctl("del-port", "tapdddddddd-00")):
+    with broken(lambda: host.vsctl("--if-exists", "del-port", "tapdddddddd-00")):
         answer = vifctl(host, "list")
 
     vnic = next(vnic for vnic in answer.json["vnics"] if vnic["id"] == gone)

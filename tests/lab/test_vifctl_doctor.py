@@ -161,7 +161,7 @@ BREAKAGES = {
             " external_ids:iface-id=ffffffff-ffff-4fff-8fff-ffffffffffff external_ids:vm-id=none"
             " external_ids:attached-mac=fa:16:3e:00:00:01"
         ),
-        shell("ovs-vsctl del-port tapffffffff-ff"),
+        shell("ovs-vsctl --if-exists del-port tapffffffff-ff"),
     ),
 }
 
@@ -173,7 +173,7 @@ def test_the_doctor_names_what_is_broken_and_sees_it_healed(
     breakage.break_it(host)
     with broken(lambda: breakage.heal(host)):
         answer = vifctl(host, "doctor")
-    wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "a healthy host")
+    wait_until(lambda: vifctl(host, "doctor").status == 0, 60, "a healthy host")
 
     details = [
         check["detail"]
@@ -195,7 +195,7 @@ def test_the_doctor_names_a_stopped_agent(host: Hypervisor, product: Product, vm
 def test_the_doctor_names_a_host_with_the_same_tunnel_address(
     lab: Lab, host: Hypervisor, vm: Vm
 ) -> None:
-    with broken(lambda: wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "health")):
+    with broken(lambda: wait_until(lambda: vifctl(host, "doctor").status == 0, 60, "health")):
         host.ovn_controller.stop()
         lab.central.sbctl("chassis-del", host.name)
         lab.central.sbctl("chassis-add", "former", "geneve", host.tunnel_address)
@@ -210,7 +210,7 @@ def test_the_doctor_names_a_host_with_the_same_tunnel_address(
 
 
 def test_the_doctor_names_a_host_of_the_same_name(lab: Lab, host: Hypervisor, vm: Vm) -> None:
-    with broken(lambda: wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "health")):
+    with broken(lambda: wait_until(lambda: vifctl(host, "doctor").status == 0, 60, "health")):
         host.ovn_controller.suspend()
         host.vsctl("set", "Open_vSwitch", ".", "external_ids:system-id=hv2")
         answer = vifctl(host, "doctor")
@@ -246,10 +246,10 @@ def test_a_host_that_reaches_ovn_by_tls(lab: Lab, host: Hypervisor, vm: Vm) -> N
         lab.central.listen("sb")
         restore("ovn-remote")(host)
         host.vsctl("del-ssl")
-        wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "a healthy host")
+        wait_until(lambda: vifctl(host, "doctor").status == 0, 60, "a healthy host")
 
     with broken(heal):
-        wait_until(lambda: vifctl(host, "doctor").status == 0, 20, "a host that is well by TLS")
+        wait_until(lambda: vifctl(host, "doctor").status == 0, 60, "a host that is well by TLS")
         well = vifctl(host, "doctor")
         give(host, authority.sign("soon", days=7))
         late = vifctl(host, "doctor")

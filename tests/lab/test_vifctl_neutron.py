@@ -16,7 +16,7 @@ from tests.lab.harness.neutron import Neutron, NeutronNetwork
 from tests.lab.harness.nic import Nic
 from tests.lab.harness.product import Product
 from tests.lab.harness.vdsm import Vdsm, Vm
-from tests.lab.vifctl import bad, vifctl
+from tests.lab.vifctl import bad, broken, vifctl
 from tests.lab.with_neutron import lab, network, neutron  # noqa: F401
 
 # The names of hops.
@@ -142,9 +142,12 @@ def test_a_direct_vnic_and_what_its_agent_can_do_to_it(
         without_agent, late = diagnosis(host, vm), listed(host, vm)
         named_by_doctor = bad(vifctl(host, "doctor"))
         neutron.start_agent("direct")
-        host.vsctl("set", "Port", tap, "tag=4095")
-        dead = diagnosis(host, vm)
-        host.vsctl("set", "Port", tap, f"tag={tag}")
+        assert neutron.agent is not None
+        neutron.agent.suspend()  # it would wire the port again
+        with broken(neutron.agent.resume):
+            host.vsctl("set", "Port", tap, "tag=4095")
+            dead = diagnosis(host, vm)
+            host.vsctl("set", "Port", tap, f"tag={tag}")
 
     assert (vnic["attachment"], vnic["tap"], vnic["ready"]) == ("ovs", tap, True)
     assert path == good("vm", "link", "tap", *ON_INTEGRATION_BRIDGE)

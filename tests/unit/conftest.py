@@ -167,7 +167,7 @@ def with_links(in_network_namespace: RunInNamespace) -> WithLinks:
             await links.all()  # it is open from now on
             try:
                 # Far below the time after which a wait looks for the last time.
-                return await asyncio.wait_for(scenario(links), 5)
+                return await asyncio.wait_for(scenario(links), 20)
             finally:
                 await links.close()
 

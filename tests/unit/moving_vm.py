@@ -298,7 +298,8 @@ def play(
 
         patch.setattr(ovn, "Northbound", counted)
         try:
-            return await asyncio.wait_for(scenario(moving), 5)
+            # Below the pauses after which the agent looks once more by itself.
+            return await asyncio.wait_for(scenario(moving), 12)
         finally:
             await moving.agent.close()
 

@@ -131,12 +131,21 @@ class NorthboundCluster:
 
     @property
     def leader(self) -> Member:
-        (leader,) = (m for m in self.members if m.process is not None and m.state()["leader"])
-        return leader
+        """The one that leads; there is none while it is elected, and for a moment two."""
+        deadline = time.monotonic() + 20
+        while True:
+            running = [member for member in self.members if member.process is not None]
+            leaders = [member for member in running if member.state()["leader"]]
+            if len(leaders) == 1:
+                return leaders[0]
+            if time.monotonic() > deadline:
+                pytest.fail(f"the cluster has {len(leaders)} leaders")
+            time.sleep(0.01)
 
     @property
     def followers(self) -> list[Member]:
-        return [m for m in self.members if m.process is not None and not m.state()["leader"]]
+        leader = self.leader
+        return [m for m in self.members if m.process is not None and m is not leader]
 
     def wait_whole(self) -> None:
         """Wait until every member is in its place and one of them leads."""

@@ -214,7 +214,7 @@ def test_one_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     ):
         asyncio.run(Controller(1, tmp_path / "ctl").connected(timeout=0.1))
 
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10
 
 
 def test_a_file_goes_before_the_name_in_the_database(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_reason_comes_in_time_whatever_hangs_and_the_loop_goes_on(
     begun = time.monotonic()
     told = inspected(look, ovn_host, links)
 
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert ticks > 10
     assert f"vifctl trace {VNIC_ID}" in told
 

@@ -84,7 +84,7 @@ def test_time_that_runs_out_is_told(with_links: WithLinks) -> None:
     held, seconds = with_links(scenario)
 
     assert held is False
-    assert 0.1 <= seconds < 1
+    assert 0.1 <= seconds < 10
 
 
 def test_nobody_is_woken_while_nothing_changes(with_links: WithLinks) -> None:

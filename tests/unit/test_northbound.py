@@ -27,6 +27,7 @@ from vif_driver.host.certificates import Credentials
 from vif_driver.host.northbound import Northbound, remotes_from
 from vif_driver.host.northbound_connection import Peer
 from vif_driver.host.northbound_rows import Edit, LogicalSwitchPort
+from vif_driver.host.replica import RECONNECTION_TIMEOUT
 from vif_driver.host.southbound import Remote
 
 from .database_server import create, free_port
@@ -457,7 +458,7 @@ def test_a_server_that_stays_away_is_told_in_time(server: NorthboundServer) -> N
             await database.edit("test", set_options(x="y"), timeout=0.3)
         return time.monotonic() - begun
 
-    assert connected([server.inet], scenario) < 1.0
+    assert connected([server.inet], scenario) < RECONNECTION_TIMEOUT
 
 
 # ---- members that do not answer ------------------------------------------------------------------
@@ -530,9 +531,10 @@ def test_all_members_are_tried_after_each_pause(monkeypatch: pytest.MonkeyPatch)
     members = [f"tcp:127.0.0.1:{free_port()}" for _ in range(3)]
 
     with pytest.raises(Unavailable):
-        connected(members, nothing, timeout=0.5)
+        connected(members, nothing, timeout=2.0)
 
-    assert len(attempts) in (6, 9)
+    # Thirty, or fewer on a busy computer; one after each pause would be twelve.
+    assert 15 <= len(attempts) < 100
 
 
 def test_a_server_that_is_just_restarting_is_waited_for(server: NorthboundServer) -> None:
@@ -595,7 +597,7 @@ def test_every_member_is_told_of(tmp_path: Path) -> None:
     first, second = f"tcp:127.0.0.1:{free_port()}", f"unix:{tmp_path}/none"
 
     with pytest.raises(Unavailable, match=f"{first}: Connection refused; {second}: No such file"):
-        connected([first, second], nothing, timeout=0.1)
+        connected([first, second], nothing, timeout=0.5)
 
 
 def test_a_member_whose_turn_never_came_is_told_of(
@@ -605,7 +607,7 @@ def test_a_member_whose_turn_never_came_is_told_of(
     first, second = f"tcp:127.0.0.1:{mute}", f"tcp:127.0.0.1:{free_port()}"
 
     with pytest.raises(Unavailable, match=f"{first}: no answer in time; {second}: not asked in"):
-        connected([first, second], nothing, timeout=0.1)
+        connected([first, second], nothing, timeout=0.5)
 
 
 def test_another_database_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,7 +619,7 @@ def test_another_database_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     southbound = SouthboundServer(tmp_path)
     try:
         with pytest.raises(Unavailable, match="it has no database OVN_Northbound"):
-            connected([southbound.remote], nothing, timeout=0.6)
+            connected([southbound.remote], nothing, timeout=1.0)
     finally:
         southbound.stop()
 
@@ -647,7 +649,7 @@ def test_who_hangs_does_not_hold_up_the_loop(
 
     longest, turns = asyncio.run(main())
 
-    assert longest < 0.5
+    assert longest < 2
     assert turns < 8
 
 
@@ -860,11 +862,11 @@ def test_a_server_in_the_clear_is_no_tls_server(
     remote = server.inet.replace("tcp", "ssl")
 
     with pytest.raises(Unavailable, match=f"{remote}: it hangs up on this host, or on its certif"):
-        connected([remote], nothing, credentials=client, timeout=0.4)
+        connected([remote], nothing, credentials=client, timeout=0.8)
 
 
 def test_a_tls_server_is_no_server_in_the_clear(secure: NorthboundServer) -> None:
     remote = secure.inet.replace("ssl", "tcp")
 
     with pytest.raises(Unavailable, match=f"{remote}: it hangs up"):
-        connected([remote], nothing, timeout=0.4)
+        connected([remote], nothing, timeout=0.8)

@@ -35,7 +35,7 @@ def connected(ovsdb_server: OvsdbServer) -> Connected:
             database.replica.open()
             try:
                 await database.replica.wait_connected()
-                return await asyncio.wait_for(scenario(database), 5)
+                return await asyncio.wait_for(scenario(database), 30)
             finally:
                 database.replica.close()
 

@@ -74,7 +74,8 @@ async def play(
     try:
         await ovsdb.replica.wait_connected()
         stage = Stage(server, ovsdb, libvirt, starts, turns, reconciler, links)
-        return await asyncio.wait_for(scenario(stage), 5)
+        # Below the time after which the agent looks again by itself.
+        return await asyncio.wait_for(scenario(stage), 20)
     finally:
         await reconciler.close()
         ovsdb.replica.close()

@@ -169,7 +169,7 @@ def test_an_agent_that_ends_does_not_wait_for_it(
     async def scenario(moving: Moving) -> bool:
         moving.agent.started(Start(VM_ID, (FIRST,), resume=True))
         await a_moment()
-        await asyncio.wait_for(moving.agent.close(), 1)
+        await asyncio.wait_for(moving.agent.close(), 10)
         return not moving.agent._abandoned._looks
 
     assert play(scenario)

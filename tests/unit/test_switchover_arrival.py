@@ -539,13 +539,13 @@ def test_the_earlier_attempt_does_not_forget_the_later_one(
 def test_after_an_attempt_whose_end_nobody_told_the_next_one_has_all_its_time(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switchover, "START_TIME", 0.6)
+    monkeypatch.setattr(switchover, "START_TIME", 3.0)
 
     async def scenario(moving: Moving) -> Any:
         await moving.announces()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(2.0)
         await moving.announces()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.5)
         return moving.row()
 
     assert play(scenario) == ANNOUNCED

@@ -166,7 +166,7 @@ class Lab:
             host.libvirt.disconnect()
         self.anchor.stop()
         try:
-            wait_until(lambda: not self.leftovers(), 10, "end of the lab")
+            wait_until(lambda: not self.leftovers(), 60, "end of the lab")
         except TimeoutError:
             raise LeftBehind("\n".join(self.leftovers())) from None
 

@@ -15,6 +15,10 @@ from .hypervisor import INTEGRATION_BRIDGE, Hypervisor
 #: Seconds between two requests.
 INTERVAL = 0.01
 
+#: The same, so seldom that a queue takes all that comes while what forwards it is busy for some
+#: seconds: Open vSwitch in userspace with other work of its only thread, or a guest that is moved.
+SELDOM = 0.05
+
 #: Seconds after which an answer is of no use any more.
 LATE = 0.2
 

@@ -17,6 +17,8 @@ from .unit import Unit
 AGENT = "/usr/sbin/vif-agent"
 SOCKET = "/run/vif-driver/agent.sock"
 RUNTIME = "/run/vif-driver"
+#: Made as soon as the agent is connected with Open vSwitch.
+KNOWN = f"{RUNTIME}/protected/known"
 LOG = "/var/log/vif-agent.log"
 SERVICE = "vif-agent.service"
 BOOT_PASS = "vif-driver-boot.service"

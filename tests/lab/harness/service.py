@@ -121,7 +121,8 @@ class Service:
             self._process = self.machine.popen(
                 program, env=self.env, stdout=output, stderr=subprocess.STDOUT
             )
-        wait_until(lambda: self._still_running() and self.pid, 10, f"{self.name}: pid")
+        patience = 10 * self.machine.patience
+        wait_until(lambda: self._still_running() and self.pid, patience, f"{self.name}: pid")
 
     def _still_running(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
