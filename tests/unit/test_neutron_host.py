@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vif_driver import config
+from vif_driver import config, marks
 from vif_driver.config import Config
 from vif_driver.configuration import neutron_host, neutron_past
 from vif_driver.configuration.bridges import MADE_FOR
@@ -23,7 +23,12 @@ from vif_driver.host.switch import Switch, SwitchInterface
 from vif_driver.host.units import Unit
 
 ETH0 = Device("eth0", "", 1500, None, None, None, None, 0)
-TAP = Device("tap1", "tun", 1500, "brq1", None, None, None, 0)
+TAPS = {
+    "as older drivers plug": Device("tap1", "tun", 1500, "brq1", None, None, None, 0),
+    "as this one does": Device("tap1", "veth", 1500, "brq1", None, "qtp1", None, marks.GROUP),
+}
+with_taps = pytest.mark.parametrize("tap", TAPS.values(), ids=TAPS.keys())
+TAP = TAPS["as older drivers plug"]
 VNIC = SwitchInterface("tap1", "", "tap1", "br-int", vnic_id="3c1a")
 IPS = tuple(ipaddress.ip_address(f"192.0.2.{number}") for number in (1, 2))
 
@@ -459,10 +464,11 @@ def test_one_that_somebody_else_uses_stays(made: Host) -> None:
     assert notes == ["bridge br-ex stays with its ports: somebody else has added storage"]
 
 
-def test_nor_is_one_with_vms_on_linux_bridges(host: Host) -> None:
+@with_taps
+def test_nor_is_one_with_vms_on_linux_bridges(host: Host, tap: Device) -> None:
     services = (neutron_past.PastService(LINUX_BRIDGE.unit, active=False, enabled=False),)
     (host.state / neutron_past.NAME).write_bytes(neutron_past.Past((), services).content())
-    host.devices["tap1"] = TAP
+    host.devices["tap1"] = tap
 
     with pytest.raises(VifError, match="tap1 of a VM is on brq1 and would be cut off"):
         host.undo()

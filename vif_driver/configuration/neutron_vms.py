@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from vif_driver import marks
 from vif_driver.configuration import bridges, neutron
 from vif_driver.configuration.neutron import LINUX_BRIDGE, OPEN_VSWITCH, Agent, Files
 from vif_driver.configuration.neutron_past import Past
@@ -108,7 +109,9 @@ def _tunnels(kinds: Iterable[str], address: str) -> list[str]:
 
 def _refuse_on_linux_bridges(why: str | None = None) -> None:
     for device in snapshot.take().devices.values():
-        if device.kind == "tun" and (device.master or "").startswith("brq"):
+        # Ours is one end of a pair, the tap is behind it; with older drivers it is the tap itself.
+        is_vms = device.kind == "tun" or device.group == marks.GROUP
+        if is_vms and (device.master or "").startswith("brq"):
             _refuse(device.name, str(device.master), why)
 
 
