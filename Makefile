@@ -69,13 +69,17 @@ WORKERS    ?= 4
 unit-tests = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/build/pycache" \
     $(1) -m pytest -p no:cacheprovider -q -n $(WORKERS) tests/unit
 
+# How many processes share the files of tests in the lab, each with labs of its own: one uses half
+# of two processors.
+LABS       ?= 2
+
 # As in Open vSwitch's and OVN's own suites: whether what failed is run once more. Emulated guests on
 # a busy machine may be too late for once; what is wrong fails again, and both runs are told of.
 RECHECK    ?= yes
 
 # They remember what failed. What outlasts even the lab's own watchdog ends the run.
 lab-tests = $(SYSTEM) -m pytest -o cache_dir=build/pytest -o faulthandler_timeout=900 \
-    -o faulthandler_exit_on_timeout=true tests/lab
+    -o faulthandler_exit_on_timeout=true -n $(LABS) --dist loadfile tests/lab
 
 .DEFAULT_GOAL := help
 .PHONY: help deps demo check check-unit check-lab lint install bench rpm deb clean
