@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -506,6 +507,10 @@ class Ports:
     def __init__(self, **external_ids: str) -> None:
         ids = {key.replace("_", "-"): value for key, value in external_ids.items()}
         self._port = Port("vnet7", "br-int", None, ids, ofport=3, error=None)
+        self.replica = SimpleNamespace(connected=True)
+
+    def port(self, name: str) -> Port | None:
+        return self._port if name == self._port.name else None
 
     def ports(self) -> list[Port]:
         return [self._port]
@@ -528,6 +533,22 @@ def test_the_port_of_another_vnic_is_none_of_this_one(vdsm: Vdsm, vnic_id: str, 
     reply = vdsm.says(ARRIVED)
 
     assert reply.status == 1 and "nothing of the vNIC is there" in reply.message
+
+
+def test_what_this_driver_made_is_checked_whatever_port_is_there(
+    neutrons: Vdsm, devices: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def finish(_self: OvsHybridAttachment, _vnic: VnicIdentity) -> None:
+        raise HostError("the guest's tap is not there", "see libvirtd's log")
+
+    monkeypatch.setattr(OvsHybridAttachment, "finish", finish)
+    neutrons.config = HYBRID
+    neutrons.ovsdb = cast(Ovsdb, Ports(iface_id=VNIC_ID, vm_id=VM_ID))
+    devices.add(f"qbr{VNIC_ID[:11]}")
+
+    reply = neutrons.says(ARRIVED)
+
+    assert reply.status == 1 and "the guest's tap is not there" in reply.message
 
 
 def test_libvirts_work_is_checked_when_a_vm_has_arrived(

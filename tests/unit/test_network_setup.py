@@ -223,6 +223,16 @@ def test_the_agent_leaves_it_to_root(server: OvsdbServer, deny: Callable[[], Non
         by_agent(server, asked({"x": {"nic": "eth1"}}))
 
 
+@pytest.mark.usefixtures("devices")
+def test_so_it_does_while_open_vswitchs_database_is_away(
+    server: OvsdbServer, deny: Callable[[], None]
+) -> None:
+    deny()
+
+    with pytest.raises(Declined):
+        by_agent(server, asked({"x": {"nic": "eth1"}}), stop_after=0)
+
+
 @pytest.mark.usefixtures("devices", "server")
 def test_root_judges_by_what_was_known_then(
     deny: Callable[[], None], caplog: pytest.LogCaptureFixture

@@ -20,7 +20,7 @@ from vif_driver.events.nic import NicEvents
 from vif_driver.events.turns import Turns
 from vif_driver.events.vacancy import Vacancy
 from vif_driver.events.vm import Starting
-from vif_driver.host import Host, kernel
+from vif_driver.host import Host
 from vif_driver.host.starts import FORGOTTEN, Start, Starts
 from vif_driver.interface_xml import Interface, interface_if_any
 from vif_driver.journal import about
@@ -179,7 +179,7 @@ class MigrationEvents:
         Older drivers name no tap in the XML, with which a VM that they started also comes here.
         """
         ovsdb = self._host.ovsdb
-        if ovsdb is None or kernel.has_device(subject.tap):
+        if ovsdb is None or attachments.found(subject, self._config, self._host):
             return None
         wanted = {"iface-id": subject.id, "vm-id": subject.vm_id}.items()
         found = (port for port in ovsdb.ports() if wanted <= port.external_ids.items())

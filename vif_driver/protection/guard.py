@@ -76,7 +76,7 @@ class Guard:
                 refusals = policy.judge(request, running, foundation)
             self._note(foundation, running if blind is None else None)
         except HostError as error:
-            blind = error
+            blind = blind or error  # what root can read counts, whatever else is wrong
         except Exception as error:  # a fault of ours is not to keep the host from every change
             log.exception("setupNetworks could not be judged")
             kind = type(error).__name__
